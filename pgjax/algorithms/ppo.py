@@ -1,0 +1,227 @@
+"""Proximal policy optimisation (Schulman et al., 2017), with the details practice has added, each a switch.
+
+One iteration collects `num_steps` steps from `num_envs` environments, estimates advantages, and makes
+`num_epochs * num_minibatches` gradient steps on
+
+    L = E[ppo_clip] + vf_coef E[value loss] - ent_coef E[entropy].
+"""
+
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from pgjax import losses, returns
+from pgjax.environments.base import Environment
+from pgjax.networks import MLP, Memory, Network, has_memory
+from pgjax.normalize import (
+    Moments,
+    RewardScale,
+    initial_moments,
+    initial_reward_scale,
+    normalize,
+    scale_reward,
+    update_moments,
+    update_reward_scale,
+)
+from pgjax.optimizers import adam, minibatch_epochs, scheduled
+from pgjax.rollout import Actor, RolloutState, initial_rollout, rollout
+from pgjax.types import INIT_STREAM, TRACED, InputError, Key, Metrics, Params, Scalar, check_fields, field, pytree
+
+
+class PPOState(NamedTuple):
+    key: Key
+    """The root: iteration i draws from fold_in(key, i)."""
+    iteration: Array
+    """int32, iterations done."""
+    params: Params
+    opt_state: Any
+    rollout: RolloutState
+    obs_moments: Moments | None
+    reward_scale: RewardScale | None
+
+
+class Minibatch(NamedTuple):
+    """Columns of a rollout: `[T, size, ...]` for a network with memory, else `[1, size, ...]`."""
+
+    obs: Array
+    reset: Array
+    action: Array
+    log_prob: Array
+    value: Array
+    advantage: Array
+    value_target: Array
+
+
+@pytree
+class PPO:
+    env: Annotated[Environment, TRACED]
+    network: Network = field(MLP(), "policy and value network")
+    total_steps: int = field(1_000_000, "environment steps to train for, over all environments", "[1, inf)")
+    num_envs: int = field(64, "environments stepped in parallel (B)", "[1, inf)")
+    num_steps: int = field(128, "steps of each environment per iteration (T)", "[1, inf)")
+    num_epochs: int = field(4, "passes over each collected batch", "[1, inf)")
+    num_minibatches: int = field(4, "gradient steps per epoch", "[1, inf)")
+    learning_rate: Scalar = field(2.5e-4, "step size of Adam", "[0, inf)")
+    lr_schedule: Literal["constant", "linear"] = field("linear", "learning rate over the run: constant, or down to 0")
+    gamma: Scalar = field(0.99, "discount per step", "[0, 1]")
+    gae_lambda: Scalar = field(0.95, "lambda of the generalised advantage: 0 one-step TD, 1 Monte Carlo", "[0, 1]")
+    clip_eps: Scalar = field(0.2, "the probability ratio is clipped to 1 +- this", "(0, inf)")
+    ent_coef: Scalar = field(0.0, "weight of the entropy bonus", "[0, inf)")
+    vf_coef: Scalar = field(0.5, "weight of the value loss", "[0, inf)")
+    max_grad_norm: Scalar = field(0.5, "global norm gradients are scaled down to; inf leaves them", "(0, inf]")
+    target_kl: Scalar = field(float("inf"), "a minibatch with a larger approximate KL ends the iteration", "(0, inf]")
+    clip_value: bool = field(False, "clip the value's change to clip_eps as well")
+    normalize_advantage: Literal["minibatch", "batch", "none"] = field(
+        "minibatch", "what advantages are brought to mean 0 and standard deviation 1 over"
+    )
+    normalize_obs: bool = field(False, "scale observations by their running mean and standard deviation")
+    normalize_reward: bool = field(False, "divide rewards by the running standard deviation of the discounted return")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.total_steps < self.steps_per_iteration:
+            raise InputError(
+                f"PPO.total_steps = {self.total_steps} is less than one iteration: expected at least "
+                f"num_envs * num_steps = {self.num_envs} * {self.num_steps} = {self.steps_per_iteration}"
+            )
+        if self.num_columns % self.num_minibatches:
+            what = "num_envs" if has_memory(self.network) else "num_envs * num_steps"
+            raise InputError(
+                f"PPO.num_minibatches = {self.num_minibatches} does not divide {what} = {self.num_columns}"
+                + (": a network with memory learns from whole sequences" if has_memory(self.network) else "")
+            )
+
+    @property
+    def steps_per_iteration(self) -> int:
+        return self.num_envs * self.num_steps
+
+    @property
+    def num_columns(self) -> int:
+        """What minibatches are drawn from: sequences for a network with memory, single steps otherwise."""
+        return self.num_envs if has_memory(self.network) else self.steps_per_iteration
+
+    @property
+    def num_iterations(self) -> int:
+        """Whole iterations within `total_steps`."""
+        return self.total_steps // self.steps_per_iteration
+
+    def init(self, key: Key) -> PPOState:
+        params_key, env_key = jax.random.split(jax.random.fold_in(key, INIT_STREAM))
+        params = self.network.init(params_key, self.env.observation_space, self.env.action_space)
+        obs_moments = initial_moments(self.env.observation_space.shape) if self.normalize_obs else None
+        return PPOState(
+            key=key,
+            iteration=jnp.int32(0),
+            params=params,
+            opt_state=adam(self.learning_rate, self.max_grad_norm).init(params),
+            rollout=initial_rollout(self.env, self._actor(params, obs_moments), env_key, self.num_envs),
+            obs_moments=obs_moments,
+            reward_scale=initial_reward_scale(self.num_envs) if self.normalize_reward else None,
+        )
+
+    def actor(self, state: PPOState) -> Actor:
+        return self._actor(state.params, state.obs_moments)
+
+    def _actor(self, params: Params, obs_moments: Moments | None) -> Actor:
+        return Actor(
+            self.network.initial_memory,
+            lambda memory, obs, reset: self.network.step(params, memory, normalize(obs_moments, obs), reset),
+        )
+
+    def step(self, state: PPOState) -> tuple[PPOState, Metrics]:
+        rollout_key, update_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
+
+        # Collect
+        rollout_state, batch, metrics = rollout(self.env, self.actor(state), state.rollout, rollout_key, self.num_steps)
+
+        # Credit
+        reward = scale_reward(state.reward_scale, batch.reward)
+        advantage = returns.gae(
+            reward, batch.value, batch.next_value, batch.terminated, batch.truncated, self.gamma, self.gae_lambda
+        )
+        value_target = advantage + batch.value
+        if self.normalize_advantage == "batch":
+            advantage = losses.normalized_advantage(advantage)
+
+        # Learn
+        samples = Minibatch(
+            obs=normalize(state.obs_moments, batch.obs),
+            reset=batch.reset,
+            action=batch.action,
+            log_prob=batch.log_prob,
+            value=batch.value,
+            advantage=advantage,
+            value_target=value_target,
+        )
+        params, opt_state, learning = self._learn(state, samples, update_key)
+
+        done = batch.terminated | batch.truncated
+        state = PPOState(
+            key=state.key,
+            iteration=state.iteration + 1,
+            params=params,
+            opt_state=opt_state,
+            rollout=rollout_state,
+            obs_moments=state.obs_moments and update_moments(state.obs_moments, batch.obs),
+            reward_scale=state.reward_scale
+            and update_reward_scale(state.reward_scale, batch.reward, done, self.gamma),
+        )
+        metrics |= learning
+        metrics["explained_variance"] = losses.explained_variance(batch.value, value_target)
+        return state, metrics
+
+    def _learn(self, state: PPOState, samples: Minibatch, key: Key) -> tuple[Params, Any, Metrics]:
+        """All gradient steps of an iteration. Metrics are means over the gradient steps made."""
+        memory = state.rollout.memory
+        if not has_memory(self.network):
+            samples = jax.tree.map(lambda x: x.reshape(1, self.num_columns, *x.shape[2:]), samples)
+        learning_rate = scheduled(self.lr_schedule, self.learning_rate, state.iteration, self.num_iterations)
+        optimizer = adam(learning_rate, self.max_grad_norm)
+
+        def update(carry: Any, columns: Array) -> tuple[Any, Any]:
+            params, opt_state, stopped = carry
+            minibatch = jax.tree.map(lambda x: x[:, columns], samples)
+            start = jax.tree.map(lambda x: x[columns], memory)
+            grads, metrics = jax.grad(self.loss, has_aux=True)(params, start, minibatch)
+            stopped |= metrics["approx_kl"] > self.target_kl
+            updates, next_opt_state = optimizer.update(grads, opt_state, params)
+            made = (optax.apply_updates(params, updates), next_opt_state)
+            params, opt_state = jax.tree.map(lambda new, old: jnp.where(stopped, old, new), made, (params, opt_state))
+            metrics["grad_norm"] = optax.global_norm(grads)
+            return (params, opt_state, stopped), (metrics, ~stopped)
+
+        carry = (state.params, state.opt_state, jnp.bool_(False))
+        (params, opt_state, _), (metrics, made) = minibatch_epochs(
+            update, carry, key, self.num_columns, self.num_epochs, self.num_minibatches
+        )
+        metrics = {name: jnp.sum(jnp.where(made, x, 0.0)) / jnp.sum(made) for name, x in metrics.items()}
+        return params, opt_state, metrics | {"updates": jnp.sum(made), "learning_rate": learning_rate}
+
+    def loss(self, params: Params, memory: Memory, minibatch: Minibatch) -> tuple[Array, Metrics]:
+        """The loss of one minibatch; `memory` is what the network remembered at the start of its sequences."""
+        _, output = self.network.unroll(params, memory, minibatch.obs, minibatch.reset)
+        log_ratio = output.distribution.log_prob(minibatch.action) - minibatch.log_prob
+        ratio = jnp.exp(log_ratio)
+        advantage = minibatch.advantage
+        if self.normalize_advantage == "minibatch":
+            advantage = losses.normalized_advantage(advantage)
+        if self.clip_value:
+            value_losses = losses.clipped_value_loss(
+                output.value, minibatch.value, minibatch.value_target, self.clip_eps
+            )
+        else:
+            value_losses = losses.value_loss(output.value, minibatch.value_target)
+        policy_loss = jnp.mean(losses.ppo_clip(ratio, advantage, self.clip_eps))
+        value_loss = jnp.mean(value_losses)
+        entropy = jnp.mean(output.distribution.entropy())
+        metrics = {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "approx_kl": jnp.mean(losses.kl_k3(log_ratio)),
+            "clip_fraction": jnp.mean(jnp.abs(ratio - 1.0) > self.clip_eps),
+        }
+        return policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy, metrics

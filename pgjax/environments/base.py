@@ -1,0 +1,66 @@
+"""What an environment is: two pure functions and two spaces.
+
+An environment is a pytree whose leaves are its physical parameters, so physics is swept like any coefficient. It steps
+one instance; `jax.vmap` makes the batch. Observations are float arrays of a fixed shape.
+"""
+
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import jax
+
+from pgjax.types import Key
+
+
+class Discrete(NamedTuple):
+    """Actions 0, 1, ..., n - 1 (int32 scalars)."""
+
+    n: int
+
+
+class Box(NamedTuple):
+    """Float arrays of one shape. `low` and `high` bound every element and may be infinite."""
+
+    shape: tuple[int, ...]
+    low: float = -float("inf")
+    high: float = float("inf")
+
+
+Space: TypeAlias = Discrete | Box
+
+
+class TimeStep(NamedTuple):
+    """What one step gives. After `terminated | truncated` the environment has already reset itself."""
+
+    state: Any
+    """The state to step from next."""
+    obs: jax.Array
+    """The observation to act on next: the first one of a new episode if this one ended."""
+    reward: jax.Array
+    """float32 scalar."""
+    terminated: jax.Array
+    """bool scalar: the successor is absorbing, its value is zero."""
+    truncated: jax.Array
+    """bool scalar: a time limit cut the episode; the successor has a value."""
+    next_obs: jax.Array
+    """The true successor observation, before any reset."""
+
+
+class Environment(Protocol):
+    """Two pure functions and the two spaces a network is built for."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def observation_space(self) -> Box: ...
+
+    @property
+    def action_space(self) -> Space: ...
+
+    def reset(self, key: Key) -> tuple[Any, jax.Array]:
+        """-> (state, obs): the start of an episode."""
+        ...
+
+    def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
+        """One transition, and the reset if it ends the episode. Any real action is accepted and brought into bounds."""
+        ...

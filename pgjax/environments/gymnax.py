@@ -1,0 +1,241 @@
+"""Gymnax environments behind our interface. This is the only file that knows gymnax.
+
+Conventions:
+
+- Observations reach the network as float32: integer boxes are cast, discrete ones become one-hot.
+- A discrete action is passed on. A continuous one is a vector: where the environment's bounds are finite, [-1, 1] is
+  mapped onto them, and whatever the policy produced is clipped first. The log-probability stays that of the action the
+  distribution produced. Clipping is then part of the environment's dynamics, so the policy gradient is exact; correcting
+  the log-probability for it instead would put a point mass on each bound, which has no density.
+- Python numbers among the parameters become typed arrays: they are traced leaves of the program.
+"""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pgjax.environments.base import Box, Discrete, Space, TimeStep
+from pgjax.types import TRACED, InputError, Key, nearest, pytree
+
+
+@pytree
+class GymnaxEnvironment:
+    """One gymnax environment with its parameters; made by `make`."""
+
+    params: Annotated[Any, TRACED]
+    env: Any
+    name: str
+    constructor_options: tuple[tuple[str, Any], ...]
+    observation_space: Box
+    action_space: Space
+
+    def reset(self, key: Key) -> tuple[Any, jax.Array]:
+        obs, state = self.env.reset(key, self.params)
+        return jax.tree.map(_strong, state), self._observation(obs)
+
+    def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
+        obs, state, reward, terminated, truncated, info = self.env.step(
+            key, state, self._into_bounds(action), self.params
+        )
+        return TimeStep(
+            state=jax.tree.map(_strong, state),
+            obs=self._observation(obs),
+            reward=jnp.asarray(reward, jnp.float32).reshape(()),
+            terminated=jnp.asarray(terminated, bool).reshape(()),
+            truncated=jnp.asarray(truncated, bool).reshape(()),
+            next_obs=self._observation(info["final_observation"]),
+        )
+
+    def _observation(self, obs: Any) -> jax.Array:
+        space = self.env.observation_space(self.params)
+        if hasattr(space, "n"):
+            return jax.nn.one_hot(obs, space.n, dtype=jnp.float32)
+        return jnp.asarray(obs, jnp.float32)
+
+    def _into_bounds(self, action: jax.Array) -> jax.Array:
+        if isinstance(self.action_space, Discrete):
+            return action
+        space = self.env.action_space(self.params)
+        action = action.reshape(space.shape)
+        if self.action_space.high == 1.0:
+            action = space.low + (jnp.clip(action, -1.0, 1.0) + 1.0) / 2.0 * (space.high - space.low)
+        return jnp.clip(action, space.low, space.high).astype(jnp.float32)
+
+
+def make(env: Any, **options: Any) -> GymnaxEnvironment:
+    """A gymnax environment by id, or any gymnax-style environment object (six-value step), behind our interface.
+
+    `options` override the environment's parameters (`length=1.0`) or its constructor's arguments (`num_bits=3`).
+
+    Raises:
+        InputError: an unknown id (with the nearest ones), an unknown option (with those there are), an environment that
+            does not keep to the interface, or one whose data cannot be had.
+    """
+    name = env if isinstance(env, str) else str(getattr(env, "name", type(env).__name__))
+    constructor_options: dict[str, Any] = {}
+    if isinstance(env, str):
+        gymnax = _import_gymnax()
+        if env not in gymnax.registered_envs:
+            raise InputError(f"env = {env!r} is not a known environment: {nearest(env, gymnax.registered_envs)}")
+        constructor = inspect.signature(gymnax.registration._registry[env]).parameters
+        constructor_options = {k: options[k] for k in options if k in constructor}
+        env = _construct(env, constructor_options)
+    params = env.default_params
+    fields = {f.name for f in dataclasses.fields(params)}
+    for option in options.keys() - constructor_options.keys() - fields:
+        raise InputError(f"{name} has no option {option!r}: {nearest(option, fields | set(_arguments(env)))}")
+    overrides = {option: options[option] for option in options.keys() - constructor_options.keys()}
+    params = dataclasses.replace(
+        params, **{k: _param(f"{name}: {k}", v, np.asarray(getattr(params, k))) for k, v in overrides.items()}
+    )
+    return _check(
+        GymnaxEnvironment(
+            params=jax.tree.map(_typed, params),
+            env=env,
+            name=name,
+            constructor_options=tuple(sorted(constructor_options.items())),
+            observation_space=_observation_space(name, env.observation_space(params)),
+            action_space=_action_space(name, env.action_space(params)),
+        )
+    )
+
+
+def register(env_id: str, factory: Callable[..., Any]) -> None:
+    """Make `factory(**options)`, which returns a gymnax-style environment, available to `make` as `env_id`."""
+    gymnax = _import_gymnax()
+    if env_id in gymnax.registered_envs:
+        raise InputError(f"env_id = {env_id!r} is already registered: choose another name")
+    gymnax.register(env_id, factory)
+
+
+def registered_envs() -> list[str]:
+    """The ids `make` knows."""
+    return list(_import_gymnax().registered_envs)
+
+
+def _construct(env_id: str, options: dict[str, Any]) -> Any:
+    try:
+        return _cached_env(env_id, tuple(sorted(options.items())))
+    except OSError as error:  # MNISTBandit-bsuite downloads its images when it is made
+        raise InputError(f"{env_id} downloads data when it is made, and that failed: {error}") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _cached_env(env_id: str, options: tuple[tuple[str, Any], ...]) -> Any:
+    """The same object for the same id: it is a static part of the program, and a new one would recompile it."""
+    return _import_gymnax().make(env_id, **dict(options))[0]
+
+
+def _arguments(env: Any) -> list[str]:
+    parameters = inspect.signature(type(env).__init__).parameters.values()
+    return [p.name for p in parameters if p.name != "self" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def _param(label: str, given: Any, default: np.ndarray) -> np.ndarray:
+    """`given` as an array like `default`, the parameter it overrides."""
+    value = np.asarray(given)
+    accepted = value.dtype.kind in "biuf" and value.shape == default.shape and np.all(np.isfinite(value))
+    if not accepted or (default.dtype.kind != "f" and np.any(value.astype(default.dtype) != value)):
+        kind = {"f": "finite", "b": "boolean (True, False)"}.get(default.dtype.kind, "whole")
+        raise InputError(f"{label} = {given!r} is not accepted: expected {kind} numbers of shape {default.shape}")
+    return value.astype(default.dtype)
+
+
+def _typed(leaf: Any) -> np.ndarray:
+    """A strongly typed 32-bit array from a Python number or an array."""
+    leaf = np.asarray(leaf)
+    return leaf.astype({"f": np.float32, "i": np.int32, "b": np.bool_, "u": np.uint32}[leaf.dtype.kind])
+
+
+def _strong(leaf: Any) -> jax.Array:
+    """Without JAX's weak type, which a checkpoint cannot keep: a restored state must give the same program."""
+    leaf = jnp.asarray(leaf)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    return jax.lax.convert_element_type(leaf, leaf.dtype)
+
+
+def _observation_space(name: str, space: Any) -> Box:
+    if hasattr(space, "n"):
+        return Box((int(space.n),))
+    if not hasattr(space, "low"):
+        raise InputError(f"{name} observes {space!r}: expected a Box or a Discrete space")
+    return Box(tuple(space.shape))
+
+
+def _action_space(name: str, space: Any) -> Space:
+    if hasattr(space, "n"):
+        return Discrete(int(space.n))
+    if not hasattr(space, "low"):
+        raise InputError(f"{name} acts in {space!r}: expected a Box or a Discrete space")
+    size = int(np.prod(space.shape, dtype=int))
+    bounds = np.abs([np.min(space.low), np.max(space.high)])
+    finite = np.all(bounds < np.finfo(np.float32).max)
+    return Box((size,), -1.0, 1.0) if finite else Box((size,))
+
+
+def _check(env: GymnaxEnvironment) -> GymnaxEnvironment:
+    """Trace one reset and one step, without compiling, and refuse what does not keep to the six-value interface."""
+
+    def one_step(key: Key) -> Any:
+        obs, state = env.env.reset(key, env.params)
+        return env.env.step(key, state, _example_action(env), env.params)
+
+    result = jax.eval_shape(one_step, jax.random.key(0))
+    if len(result) != 6 or "final_observation" not in result[5]:
+        raise InputError(
+            f"{env.name}: step gives {len(result)} values; expected (obs, state, reward, terminated, truncated, info) "
+            "with info['final_observation'], as in gymnax >= 1.0"
+        )
+    observed = jax.eval_shape(lambda key: env.reset(key)[1], jax.random.key(0)).shape
+    if observed != env.observation_space.shape:
+        raise InputError(f"{env.name}: observations have shape {observed}, its space says {env.observation_space.shape}")
+    return env
+
+
+def _example_action(env: GymnaxEnvironment) -> jax.Array:
+    space = env.action_space
+    return jnp.int32(0) if isinstance(space, Discrete) else env._into_bounds(jnp.zeros(space.shape))
+
+
+class _Deferred(types.ModuleType):
+    """Stands for a module until one of its names is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@contextmanager
+def _deferred_plotting() -> Iterator[None]:
+    """Let gymnax import its plotting packages without loading them: they cost seconds and only rendering uses them."""
+    names = ["seaborn", "matplotlib", "matplotlib.pyplot", "matplotlib.colors"]
+    stand_ins = {name: _Deferred(name) for name in names if name not in sys.modules}
+    for name, stand_in in stand_ins.items():
+        sys.modules[name] = stand_in
+        parent, _, child = name.rpartition(".")
+        if parent in stand_ins:
+            setattr(stand_ins[parent], child, stand_in)
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]
+
+
+def _import_gymnax() -> Any:
+    if "gymnax" not in sys.modules:
+        with _deferred_plotting():
+            importlib.import_module("gymnax")
+    return sys.modules["gymnax"]

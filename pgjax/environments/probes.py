@@ -1,0 +1,107 @@
+"""Problems so small that their answers are known in closed form: what an algorithm learns can be checked exactly."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pgjax.environments.base import Box, Discrete, Space, TimeStep
+from pgjax.types import Key, Scalar, field, pytree
+
+
+class ProbeState(NamedTuple):
+    cue: jax.Array
+    """int32: what the episode is about."""
+    time: jax.Array
+    """int32: steps taken in this episode."""
+
+
+@pytree
+class ConstantReward:
+    """Reward 1 at every step and nothing else, cut after `time_limit` steps.
+
+    With the limit treated as truncation V = 1 / (1 - gamma); treated as death, V averages over the time to the limit
+    and is smaller.
+    """
+
+    time_limit: Scalar = field(10, "steps until the episode is truncated", "[1, inf)")
+
+    name = "ConstantReward"
+    observation_space = Box((1,))
+    action_space: Space = Discrete(2)
+
+    def reset(self, key: Key) -> tuple[Any, jax.Array]:
+        return ProbeState(jnp.int32(0), jnp.int32(0)), jnp.ones((1,))
+
+    def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
+        time = state.time + 1
+        truncated = time >= self.time_limit
+        state = ProbeState(state.cue, jnp.where(truncated, 0, time))
+        obs = jnp.ones((1,))
+        return TimeStep(state, obs, jnp.float32(1.0), jnp.bool_(False), truncated, obs)
+
+
+@pytree
+class DelayedReward:
+    """Two steps: observation 0 with reward 0, then observation 1 with reward 1 and the end. V(0) = gamma, V(1) = 1."""
+
+    name = "DelayedReward"
+    observation_space = Box((1,))
+    action_space: Space = Discrete(2)
+
+    def reset(self, key: Key) -> tuple[Any, jax.Array]:
+        return ProbeState(jnp.int32(0), jnp.int32(0)), jnp.zeros((1,))
+
+    def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
+        last = state.time == 1
+        time = jnp.where(last, 0, 1)
+        obs = jnp.full((1,), time, jnp.float32)
+        return TimeStep(
+            ProbeState(state.cue, time), obs, last.astype(jnp.float32), last, jnp.zeros_like(last), jnp.ones((1,))
+        )
+
+
+@pytree
+class Recall:
+    """A cue of -1 or +1 in the first observation, `delay` empty ones, then reward 1 for the action that names the cue.
+
+    Without memory the best expected return is 1/2, with memory 1; with `delay` 0 no memory is needed.
+    `continuous` asks for an action in [-1, 1] and pays 1 - (action - cue)^2.
+    """
+
+    delay: int = field(0, "observations between the cue and the answer", "[0, inf)")
+    continuous: bool = field(False, "answer with a number instead of a choice")
+
+    name = "Recall"
+    observation_space = Box((2,))
+
+    @property
+    def action_space(self) -> Space:
+        return Box((1,), -1.0, 1.0) if self.continuous else Discrete(2)
+
+    def reset(self, key: Key) -> tuple[Any, jax.Array]:
+        state = ProbeState(jax.random.randint(key, (), 0, 2), jnp.int32(0))
+        return state, self._observe(state)
+
+    def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
+        asked = state.time == self.delay
+        if self.continuous:
+            answer = jnp.clip(action[0], -1.0, 1.0)
+            reward = 1.0 - (answer - (2.0 * state.cue - 1.0)) ** 2
+        else:
+            reward = (action == state.cue).astype(jnp.float32)
+        after = ProbeState(state.cue, state.time + 1)
+        fresh, fresh_obs = self.reset(key)
+        next_obs = self._observe(after)
+        return TimeStep(
+            state=jax.tree.map(lambda new, old: jnp.where(asked, new, old), fresh, after),
+            obs=jnp.where(asked, fresh_obs, next_obs),
+            reward=jnp.where(asked, reward, 0.0),
+            terminated=asked,
+            truncated=jnp.zeros_like(asked),
+            next_obs=next_obs,
+        )
+
+    def _observe(self, state: ProbeState) -> jax.Array:
+        cue = jnp.where(state.time == 0, 2.0 * state.cue - 1.0, 0.0)
+        return jnp.stack([cue, (state.time == self.delay).astype(jnp.float32)])

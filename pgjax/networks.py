@@ -1,0 +1,280 @@
+"""Policy and value networks behind one interface.
+
+A network is a small frozen, hashable object: it selects the program and holds no arrays. Its parameters are a dict:
+
+- `"shared"`, or `"actor"` and `"critic"`: the torsos, flax parameters that turn observations into features;
+- `"policy"`: a linear head. With a `"log_std"` beside it (state-independent, shaped like the action) the policy is
+  a `DiagGaussian`, without a `Categorical`;
+- `"value"`: a linear head with one output.
+
+Law, tested for every network: `unroll` over `[T, B, ...]` equals a scan of `step` over time, resets included. A network
+that remembers keeps one array of shape `[B, ...]` per torso; one that does not has `()` for a memory.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from pgjax.distributions import Categorical, DiagGaussian, Distribution
+from pgjax.environments.base import Box, Discrete, Space
+from pgjax.types import Key, Params, check_fields, field, pytree
+
+Memory: TypeAlias = Any
+Activation: TypeAlias = Literal["tanh", "relu", "gelu", "silu", "elu"]
+
+
+class Output(NamedTuple):
+    """What a network says about an observation."""
+
+    distribution: Distribution
+    value: Float[Array, "*batch"]
+
+
+class Network(Protocol):
+    """The interface. Implement these four methods to bring any network whatever; `Custom` covers most."""
+
+    def init(self, key: Key, observation_space: Box, action_space: Space) -> Params: ...
+
+    def initial_memory(self, batch: int) -> Memory:
+        """What is remembered at the start of an episode; `()` for networks without memory."""
+        ...
+
+    def step(self, params: Params, memory: Memory, obs: Array, reset: Array) -> tuple[Memory, Output]:
+        """Acting: obs `[B, ...]`, reset `[B]`. Memory is forgotten first where `reset`."""
+        ...
+
+    def unroll(self, params: Params, memory: Memory, obs: Array, reset: Array) -> tuple[Memory, Output]:
+        """Learning: obs `[T, B, ...]`, reset `[T, B]`."""
+        ...
+
+
+@jax.custom_batching.sequential_vmap
+def _orthonormal(matrix: Float[Array, "n m"]) -> Float[Array, "n m"]:
+    """Orthonormal columns. One matrix at a time even under vmap: batched QRs in one program can hang on CPU."""
+    q, r = jnp.linalg.qr(matrix)
+    return q * jnp.sign(jnp.diagonal(r))
+
+
+def orthogonal(gain: float) -> Any:
+    """An initialiser: a random (semi-)orthogonal matrix times `gain` (Saxe et al., 2014)."""
+
+    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        q = _orthonormal(jax.random.normal(key, (max(rows, columns), min(rows, columns)), dtype))
+        return gain * (q if rows >= columns else q.T).reshape(shape)
+
+    return init
+
+
+class _DenseTorso(nn.Module):
+    """[N, *obs] -> [N, hidden[-1]]: flatten, then layers with orthogonal weights of gain sqrt(2)."""
+
+    hidden: tuple[int, ...]
+    activation: str
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = x.reshape(x.shape[0], -1)
+        for width in self.hidden:
+            x = getattr(nn, self.activation)(nn.Dense(width, kernel_init=orthogonal(math.sqrt(2)))(x))
+        return x
+
+
+class _ConvTorso(nn.Module):
+    """[N, H, W, C] -> [N, hidden[-1]]: convolutions without padding, then dense layers."""
+
+    channels: tuple[int, ...]
+    kernel_size: int
+    stride: int
+    hidden: tuple[int, ...]
+    activation: str
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for width in self.channels:
+            size, stride = (self.kernel_size,) * 2, (self.stride,) * 2
+            convolution = nn.Conv(width, size, stride, padding="VALID", kernel_init=orthogonal(math.sqrt(2)))
+            x = getattr(nn, self.activation)(convolution(x))
+        return _DenseTorso(self.hidden, self.activation)(x)
+
+
+class _Memoryless:
+    """The four methods for a torso `[N, *obs] -> [N, F]` without memory."""
+
+    shared_torso: bool
+
+    def _torso(self) -> Any:
+        raise NotImplementedError
+
+    def init(self, key: Key, observation_space: Box, action_space: Space) -> Params:
+        key, head_key = jax.random.split(key)
+        example = jnp.zeros((1, *observation_space.shape))
+        torsos = {
+            name: self._torso().init(torso_key, example)
+            for name, torso_key in _each_torso(key, self.shared_torso).items()
+        }
+        features = {name: jax.eval_shape(self._torso().apply, params, example) for name, params in torsos.items()}
+        for name, shape in features.items():
+            if len(shape.shape) != 2 or shape.shape[0] != 1:
+                raise ValueError(f"torso {name!r} maps {example.shape} to {shape.shape}: expected (1, features)")
+        width = next(iter(features.values())).shape[-1]
+        return torsos | _init_heads(head_key, width, action_space)
+
+    def initial_memory(self, batch: int) -> Memory:
+        return ()
+
+    def step(self, params: Params, memory: Memory, obs: Array, reset: Array) -> tuple[Memory, Output]:
+        return (), _heads(params, lambda name: self._torso().apply(params[name], obs))
+
+    def unroll(self, params: Params, memory: Memory, obs: Array, reset: Array) -> tuple[Memory, Output]:
+        T, B = obs.shape[:2]
+        _, output = self.step(params, memory, obs.reshape(T * B, *obs.shape[2:]), reset)
+        return (), jax.tree.map(lambda x: x.reshape(T, B, *x.shape[1:]), output)
+
+
+@pytree
+class MLP(_Memoryless):
+    """Fully connected layers on the flattened observation."""
+
+    hidden: tuple[int, ...] = field((64, 64), "widths of the hidden layers", "[1, inf)")
+    activation: Activation = field("tanh", "nonlinearity after each hidden layer")
+    shared_torso: bool = field(False, "one torso for policy and value instead of one each")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def _torso(self) -> Any:
+        return _DenseTorso(self.hidden, self.activation)
+
+
+@pytree
+class CNN(_Memoryless):
+    """Convolutions over a grid [H, W, C], then fully connected layers."""
+
+    channels: tuple[int, ...] = field((16,), "output channels of the convolutions", "[1, inf)")
+    kernel_size: int = field(3, "side of the square kernels", "[1, inf)")
+    stride: int = field(1, "step between kernel positions", "[1, inf)")
+    hidden: tuple[int, ...] = field((128,), "widths of the hidden layers", "[1, inf)")
+    activation: Activation = field("relu", "nonlinearity after each layer")
+    shared_torso: bool = field(False, "one torso for policy and value instead of one each")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def init(self, key: Key, observation_space: Box, action_space: Space) -> Params:
+        if len(observation_space.shape) != 3:
+            raise ValueError(f"CNN needs observations of shape (H, W, C), not {observation_space.shape}: use MLP or GRU")
+        return super().init(key, observation_space, action_space)
+
+    def _torso(self) -> Any:
+        return _ConvTorso(self.channels, self.kernel_size, self.stride, self.hidden, self.activation)
+
+
+@pytree
+class Custom(_Memoryless):
+    """A user's own flax module as the torso: it maps `[N, *obs]` to features `[N, F]`, and the heads are added.
+
+    A linen module is given as it is. An nnx module is given through flax's bridge:
+    `Custom(flax.nnx.bridge.to_linen(MyModule, num_inputs, num_features))`. Either must be hashable.
+    """
+
+    module: Any
+    shared_torso: bool = field(False, "one torso for policy and value instead of one each")
+
+    def _torso(self) -> Any:
+        return self.module
+
+
+@pytree
+class GRU:
+    """Fully connected layers, then a gated recurrent unit (Cho et al., 2014) that remembers within an episode."""
+
+    hidden: tuple[int, ...] = field((64,), "widths of the hidden layers before the memory", "[1, inf)")
+    memory_size: int = field(64, "width of the recurrent state", "[1, inf)")
+    activation: Activation = field("tanh", "nonlinearity after each hidden layer")
+    shared_torso: bool = field(False, "one torso for policy and value instead of one each")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def init(self, key: Key, observation_space: Box, action_space: Space) -> Params:
+        key, head_key = jax.random.split(key)
+        example = jnp.zeros((1, *observation_space.shape))
+        torsos = {}
+        for name, torso_key in _each_torso(key, self.shared_torso).items():
+            encoder_key, cell_key = jax.random.split(torso_key)
+            features, encoder = self._encoder().init_with_output(encoder_key, example)
+            cell = self._cell().init(cell_key, jnp.zeros((1, self.memory_size)), features)
+            torsos[name] = {"encoder": encoder, "cell": cell}
+        return torsos | _init_heads(head_key, self.memory_size, action_space)
+
+    def initial_memory(self, batch: int) -> Memory:
+        return {name: jnp.zeros((batch, self.memory_size)) for name in _torso_names(self.shared_torso)}
+
+    def step(self, params: Params, memory: Memory, obs: Array, reset: Array) -> tuple[Memory, Output]:
+        memory, output = self.unroll(params, memory, obs[None], reset[None])
+        return memory, jax.tree.map(lambda x: x[0], output)
+
+    def unroll(self, params: Params, memory: Memory, obs: Array, reset: Array) -> tuple[Memory, Output]:
+        T, B = obs.shape[:2]
+        after, features = {}, {}
+        for name in memory:
+            encoded = self._encoder().apply(params[name]["encoder"], obs.reshape(T * B, *obs.shape[2:]))
+            after[name], features[name] = self._remember(params[name]["cell"], memory[name], encoded, reset)
+        return after, _heads(params, features.__getitem__)
+
+    def _remember(
+        self, cell_params: Params, memory: Float[Array, "B H"], encoded: Float[Array, "TB F"], reset: Bool[Array, "T B"]
+    ) -> tuple[Float[Array, "B H"], Float[Array, "T B H"]]:
+        def step(memory: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
+            encoded, reset = x
+            return self._cell().apply(cell_params, jnp.where(reset[:, None], 0.0, memory), encoded)
+
+        return jax.lax.scan(step, memory, (encoded.reshape(*reset.shape, -1), reset))
+
+    def _encoder(self) -> Any:
+        return _DenseTorso(self.hidden, self.activation)
+
+    def _cell(self) -> Any:
+        return nn.GRUCell(self.memory_size, recurrent_kernel_init=orthogonal(1.0))
+
+
+def has_memory(network: Network) -> bool:
+    """Whether minibatches must keep whole sequences."""
+    return bool(jax.tree.leaves(jax.eval_shape(lambda: network.initial_memory(1))))
+
+
+def _torso_names(shared_torso: bool) -> tuple[str, ...]:
+    return ("shared",) if shared_torso else ("actor", "critic")
+
+
+def _each_torso(key: Key, shared_torso: bool) -> dict[str, Key]:
+    names = _torso_names(shared_torso)
+    return dict(zip(names, jax.random.split(key, len(names)), strict=True))
+
+
+def _init_heads(key: Key, width: int, action_space: Space) -> Params:
+    """Gain 0.01 for the policy, so that it starts near uniform, and 1 for the value."""
+    policy_key, value_key = jax.random.split(key)
+    size = action_space.n if isinstance(action_space, Discrete) else action_space.shape[0]
+    policy = {"kernel": orthogonal(0.01)(policy_key, (width, size)), "bias": jnp.zeros(size)}
+    if isinstance(action_space, Box):
+        policy["log_std"] = jnp.zeros(size)
+    return {"policy": policy, "value": {"kernel": orthogonal(1.0)(value_key, (width, 1)), "bias": jnp.zeros(1)}}
+
+
+def _heads(params: Params, features: Any) -> Output:
+    """Policy and value from `features(torso name)`."""
+    names = _torso_names("shared" in params)
+    policy, value = params["policy"], params["value"]
+    x = features(names[0]) @ policy["kernel"] + policy["bias"]
+    distribution: Distribution
+    if "log_std" in policy:
+        distribution = DiagGaussian(x, jnp.broadcast_to(policy["log_std"], x.shape))
+    else:
+        distribution = Categorical(x)
+    return Output(distribution, (features(names[-1]) @ value["kernel"] + value["bias"])[..., 0])
