@@ -16,8 +16,8 @@ def policy_gradient(log_prob: Samples, advantage: Samples) -> Samples:
 def ppo_clip(ratio: Samples, advantage: Samples, clip_eps: Scalar) -> Samples:
     """-min(ratio A, clip(ratio, 1 - eps, 1 + eps) A) (Schulman et al., 2017, eq. 7).
 
-    `ratio` is pi(a|s) / pi_old(a|s). The minimum is a pessimistic bound: the gradient vanishes only where moving further
-    would profit from leaving the clip range.
+    `ratio` is pi(a|s) / pi_old(a|s). The minimum is a pessimistic bound: the gradient vanishes only where moving
+    further would profit from leaving the clip range.
     """
     clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
     return -jnp.minimum(ratio * advantage, clipped * advantage)

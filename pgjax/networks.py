@@ -140,9 +140,9 @@ class _Memoryless:
 class MLP(_Memoryless):
     """Fully connected layers on the flattened observation."""
 
-    hidden: tuple[int, ...] = field((64, 64), "widths of the hidden layers", "[1, inf)")
-    activation: Activation = field("tanh", "nonlinearity after each hidden layer")
-    shared_torso: bool = field(False, "one torso for policy and value instead of one each")
+    hidden: tuple[int, ...] = field("widths of the hidden layers", default=(64, 64), accepts="[1, inf)")
+    activation: Activation = field("nonlinearity after each hidden layer", default="tanh")
+    shared_torso: bool = field("one torso for policy and value instead of one each", default=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -155,19 +155,21 @@ class MLP(_Memoryless):
 class CNN(_Memoryless):
     """Convolutions over a grid [H, W, C], then fully connected layers."""
 
-    channels: tuple[int, ...] = field((16,), "output channels of the convolutions", "[1, inf)")
-    kernel_size: int = field(3, "side of the square kernels", "[1, inf)")
-    stride: int = field(1, "step between kernel positions", "[1, inf)")
-    hidden: tuple[int, ...] = field((128,), "widths of the hidden layers", "[1, inf)")
-    activation: Activation = field("relu", "nonlinearity after each layer")
-    shared_torso: bool = field(False, "one torso for policy and value instead of one each")
+    channels: tuple[int, ...] = field("output channels of the convolutions", default=(16,), accepts="[1, inf)")
+    kernel_size: int = field("side of the square kernels", default=3, accepts="[1, inf)")
+    stride: int = field("step between kernel positions", default=1, accepts="[1, inf)")
+    hidden: tuple[int, ...] = field("widths of the hidden layers", default=(128,), accepts="[1, inf)")
+    activation: Activation = field("nonlinearity after each layer", default="relu")
+    shared_torso: bool = field("one torso for policy and value instead of one each", default=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def init(self, key: Key, observation_space: Box, action_space: Space) -> Params:
         if len(observation_space.shape) != 3:
-            raise ValueError(f"CNN needs observations of shape (H, W, C), not {observation_space.shape}: use MLP or GRU")
+            raise ValueError(
+                f"CNN needs observations of shape (H, W, C), not {observation_space.shape}: use MLP or GRU"
+            )
         return super().init(key, observation_space, action_space)
 
     def _torso(self) -> Any:
@@ -183,7 +185,7 @@ class Custom(_Memoryless):
     """
 
     module: Any
-    shared_torso: bool = field(False, "one torso for policy and value instead of one each")
+    shared_torso: bool = field("one torso for policy and value instead of one each", default=False)
 
     def _torso(self) -> Any:
         return self.module
@@ -193,10 +195,10 @@ class Custom(_Memoryless):
 class GRU:
     """Fully connected layers, then a gated recurrent unit (Cho et al., 2014) that remembers within an episode."""
 
-    hidden: tuple[int, ...] = field((64,), "widths of the hidden layers before the memory", "[1, inf)")
-    memory_size: int = field(64, "width of the recurrent state", "[1, inf)")
-    activation: Activation = field("tanh", "nonlinearity after each hidden layer")
-    shared_torso: bool = field(False, "one torso for policy and value instead of one each")
+    hidden: tuple[int, ...] = field("widths of the hidden layers before the memory", default=(64,), accepts="[1, inf)")
+    memory_size: int = field("width of the recurrent state", default=64, accepts="[1, inf)")
+    activation: Activation = field("nonlinearity after each hidden layer", default="tanh")
+    shared_torso: bool = field("one torso for policy and value instead of one each", default=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -241,6 +243,10 @@ class GRU:
 
     def _cell(self) -> Any:
         return nn.GRUCell(self.memory_size, recurrent_kernel_init=orthogonal(1.0))
+
+
+NETWORKS = {"mlp": MLP, "cnn": CNN, "gru": GRU}
+"""The networks by the name the command line and stored configs use."""
 
 
 def has_memory(network: Network) -> bool:

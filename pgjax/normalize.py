@@ -18,8 +18,8 @@ class Moments(NamedTuple):
 
     mean: Float[Array, "*shape"]
     var: Float[Array, "*shape"]
-    count: Float[Array, ""]
-    """Samples seen. In float32 it stands still from about 2^24 batches on, where a batch weighs nothing any more."""
+    samples: Float[Array, ""]
+    """How many were seen; in float32 it stands still after some 2^24 batches, when one more weighs nothing."""
 
 
 def initial_moments(shape: tuple[int, ...]) -> Moments:
@@ -31,11 +31,11 @@ def update_moments(moments: Moments, batch: Float[Array, "*batch_and_shape"]) ->
     """Include `batch`, whose leading dimensions are samples (Chan et al., 1979, the pairwise update)."""
     axes = tuple(range(batch.ndim - moments.mean.ndim))
     size = float(batch.size // max(moments.mean.size, 1))
-    count = moments.count + size
-    share = size / count
+    samples = moments.samples + size
+    share = size / samples
     delta = jnp.mean(batch, axes) - moments.mean
     within = (1.0 - share) * moments.var + share * jnp.var(batch, axes)
-    return Moments(moments.mean + share * delta, within + share * (1.0 - share) * delta**2, count)
+    return Moments(moments.mean + share * delta, within + share * (1.0 - share) * delta**2, samples)
 
 
 def normalize(

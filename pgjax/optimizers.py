@@ -1,4 +1,4 @@
-"""Optimisers, schedules, and the loop of minibatch epochs."""
+"""Optimisers, schedules, natural-gradient pieces, and the loop of minibatch epochs."""
 
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
@@ -6,9 +6,10 @@ from typing import Any, Literal, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
-from pgjax.types import Key, Scalar
+from pgjax.distributions import Distribution
+from pgjax.types import Key, Params, Scalar
 
 Carry = TypeVar("Carry")
 
@@ -26,6 +27,54 @@ def scheduled(schedule: Literal["constant", "linear"], initial: Scalar, iteratio
     if schedule == "constant":
         return jnp.asarray(initial, jnp.float32)
     return initial * jnp.maximum(0.0, 1.0 - iteration / num_iterations)
+
+
+def polyak(target: Params, online: Params, tau: Scalar) -> Params:
+    """(1 - tau) target + tau online: the slow copy of a network (Lillicrap et al., 2016, section 3)."""
+    return jax.tree.map(lambda t, o: t + tau * (o - t), target, online)
+
+
+def fisher_vector_product(
+    policy: Callable[[Params], Distribution], params: Params, damping: Scalar
+) -> Callable[[Params], Params]:
+    """v -> (F + damping I) v without forming F, the Fisher matrix of `policy` averaged over its batch.
+
+    F is the Hessian of E[KL(pi_params || pi)] at params (Schulman et al., 2015, appendix C.1).
+    """
+    here = jax.lax.stop_gradient(policy(params))
+
+    def mean_kl(params: Params) -> Array:
+        return jnp.mean(here.kl(policy(params)))
+
+    def product(v: Params) -> Params:
+        _, hessian_times_v = jax.jvp(jax.grad(mean_kl), (params,), (v,))
+        return jax.tree.map(lambda Fv, v: Fv + damping * v, hessian_times_v, v)
+
+    return product
+
+
+def conjugate_gradient(product: Callable[[Params], Params], vector: Params, iterations: int) -> Params:
+    """x with product(x) = vector, after at most `iterations` steps: the natural gradient if product is Fisher's."""
+    return jax.scipy.sparse.linalg.cg(product, vector, maxiter=iterations)[0]
+
+
+def line_search(
+    accept: Callable[[Params], Bool[Array, ""]], params: Params, step: Params, max_backtracks: int, shrink: Scalar
+) -> tuple[Params, Bool[Array, ""]]:
+    """The first of params + shrink^k step, k = 0, 1, ..., max_backtracks, that `accept` takes, and whether any was.
+
+    Where none is taken, `params` stays as it was.
+    """
+
+    def candidate(k: Array) -> Params:
+        return jax.tree.map(lambda p, s: p + shrink**k * s, params, step)
+
+    def rejected(k: Array) -> Array:
+        return (k <= max_backtracks) & ~accept(candidate(k))
+
+    k = jax.lax.while_loop(rejected, lambda k: k + 1, jnp.int32(0))
+    found = k <= max_backtracks
+    return jax.tree.map(lambda new, old: jnp.where(found, new, old), candidate(k), params), found
 
 
 def shuffled(key: Key, n: int) -> Int[Array, "n"]:

@@ -5,9 +5,9 @@ Every estimator takes `[T]` for one trajectory or `[T, B]` for a batch. Two flag
 - `terminated`: the successor is absorbing, so its value is zero;
 - `truncated`: the episode was cut, so the recursion stops but the successor still has a value.
 
-`next_value[t]` is V of the true successor of step t: V(final observation) where the episode was truncated, V(s_T) at the
-last step, V(s_{t+1}) otherwise. A rollout that stops in the middle of an episode is bootstrapped like a truncated one.
-`terminated` wins where both flags are set.
+`next_value[t]` is V of the true successor of step t: V(final observation) where the episode was truncated, V(s_T) at
+the last step, V(s_{t+1}) otherwise. A rollout that stops in the middle of an episode is bootstrapped like a truncated
+one. `terminated` wins where both flags are set.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def lambda_return(
     gamma: Scalar,
     gae_lambda: Scalar,
 ) -> Values:
-    """G_t = r_t + gamma [(1 - lambda) V(s_{t+1}) + lambda G_{t+1}] (Sutton & Barto, 2018, eq. 12.2 in recursive form)."""
+    """G_t = r_t + gamma [(1 - lambda) V(s_{t+1}) + lambda G_{t+1}] (Sutton & Barto, 2018, eq. 12.2, recursively)."""
     discount = gamma * (1.0 - terminated)
     trace = gae_lambda * ~(terminated | truncated)
     return _backward(
@@ -56,9 +56,9 @@ def reward_to_go(
     gamma: Scalar,
     next_value: Values | None = None,
 ) -> Values:
-    """G_t = r_t + gamma G_{t+1} until the episode ends (Sutton & Barto, 2018, eq. 3.9): the lambda-return at lambda = 1.
+    """G_t = r_t + gamma G_{t+1} until the episode ends (Sutton & Barto, 2018, eq. 3.9): the lambda-return at lambda 1.
 
-    `next_value` bootstraps where the episode or the rollout was cut short; without it what was not seen counts as zero.
+    `next_value` bootstraps where the episode or the rollout was cut short; without it what was not seen counts as 0.
     """
     next_value = jnp.zeros_like(reward) if next_value is None else next_value
     return lambda_return(reward, next_value, terminated, truncated, gamma, 1.0)
@@ -121,8 +121,8 @@ def vtrace(
     """V-trace value targets and policy-gradient advantages (Espeholt et al., 2018, eq. 1 and section 4.2).
 
     v_t = V_t + rho_t delta_t + gamma c_t (v_{t+1} - V_{t+1}) with rho = min(rho_clip, ratio) and
-    c = lambda min(c_clip, ratio); the advantage is rho_t (r_t + gamma v_{t+1} - V_t). `ratio` is pi(a|s) / mu(a|s) of the
-    policy learned over the one that acted. On-policy (ratio = 1) the target is the lambda-return.
+    c = lambda min(c_clip, ratio); the advantage is rho_t (r_t + gamma v_{t+1} - V_t). `ratio` is pi(a|s) / mu(a|s), the
+    policy that learns over the one that acted. On-policy (ratio = 1) the target is the lambda-return.
 
     Returns:
         (value_target, advantage), each shaped like `value`.

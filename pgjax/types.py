@@ -1,19 +1,18 @@
-"""The words every room shares: traced scalars, hyperparameter fields, random streams, and the error for bad input.
+"""The words every room shares: traced scalars, hyperparameter fields and random streams.
 
 Shapes are written `[T, B, ...]` everywhere: T = num_steps of a rollout, B = num_envs.
 """
 
 import dataclasses
-import difflib
-import functools
 import math
-import types
 import typing
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
+
+from pgjax.errors import InputError
 
 Key: TypeAlias = jax.Array
 """A typed random key, `jax.random.key(seed)`."""
@@ -31,18 +30,7 @@ EVALUATION_STREAM = np.uint32(0xFFFFFFFE)
 """Folded into a root key these give keys no iteration has: iterations are counted in int32."""
 
 
-class InputError(ValueError):
-    """Input refused before anything compiles; the message names the field, the value and what would be accepted."""
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The part of an error message that suggests what `name` may have meant."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
-
-
-def field(default: Any, sentence: str, accepts: str | None = None) -> Any:
+def field(sentence: str, *, default: Any, accepts: str | None = None) -> Any:
     """A dataclass field with its one-line description and the interval it accepts, such as `"(0, 1]"`.
 
     An interval closed at infinity, `"(0, inf]"`, accepts infinity; no interval accepts NaN.
@@ -50,11 +38,11 @@ def field(default: Any, sentence: str, accepts: str | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"help": sentence, "accepts": accepts})
 
 
-Cls = TypeVar("Cls", bound=type)
+T = TypeVar("T")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def pytree(cls: Cls) -> Cls:
+def pytree(cls: type[T]) -> type[T]:
     """A frozen dataclass whose `TRACED` fields (`Scalar`, environments) are pytree leaves and whose others are static.
 
     Python and NumPy numbers flatten to strongly typed float32, so that a float and an array give the same program.
@@ -70,7 +58,7 @@ def pytree(cls: Cls) -> Cls:
         return leaves, tuple(getattr(self, name) for name in static)
 
     def unflatten(aux: tuple[Any, ...], leaves: Iterable[Any]) -> Any:
-        self = object.__new__(cls)
+        self: Any = object.__new__(cls)
         for name, value in [*zip(traced, leaves, strict=True), *zip(static, aux, strict=True)]:
             object.__setattr__(self, name, value)
         return self
@@ -79,8 +67,7 @@ def pytree(cls: Cls) -> Cls:
     return cls
 
 
-@functools.cache
-def field_types(cls: type) -> dict[str, Any]:
+def field_types(cls: Any) -> dict[str, Any]:
     """Field name -> annotation, in the order of declaration."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
@@ -96,9 +83,10 @@ def check_fields(config: Any) -> None:
     Raises:
         InputError: naming the field, the value and what would be accepted.
     """
+    hints = field_types(type(config))
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        expected = _expected(field_types(type(config))[f.name], f.metadata.get("accepts"), value)
+        expected = _expected(hints[f.name], f.metadata.get("accepts"), value)
         if expected:
             raise InputError(f"{type(config).__name__}.{f.name} = {value!r} is not accepted: expected {expected}")
 
@@ -123,9 +111,9 @@ def _expected(hint: Any, interval: str | None, value: Any) -> str | None:
     if origin is tuple:
         whole = isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
         return None if whole and _inside(np.asarray(value), interval) else f"a tuple of whole numbers (int){within}"
-    if isinstance(hint, (type, types.UnionType)) and not getattr(hint, "_is_protocol", False):
-        return None if isinstance(value, hint) else f"{hint}"
-    return None
+    if origin is Annotated:
+        hint = typing.get_args(hint)[0]
+    return None if isinstance(value, hint) else f"what {hint.__module__}.{hint.__name__} describes"
 
 
 def _inside(value: np.ndarray, interval: str | None) -> bool:

@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from pgjax.types import InputError, nearest
+from pgjax.errors import InputError, nearest
 
 ALGORITHMS = {
     "ppo": ("PPO", "proximal policy optimisation with the clipped surrogate (Schulman et al., 2017)"),

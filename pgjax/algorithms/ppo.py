@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from pgjax import losses, returns
 from pgjax.environments.base import Environment
+from pgjax.errors import InputError
 from pgjax.networks import MLP, Memory, Network, has_memory
 from pgjax.normalize import (
     Moments,
@@ -28,7 +29,7 @@ from pgjax.normalize import (
 )
 from pgjax.optimizers import adam, minibatch_epochs, scheduled
 from pgjax.rollout import Actor, RolloutState, initial_rollout, rollout
-from pgjax.types import INIT_STREAM, TRACED, InputError, Key, Metrics, Params, Scalar, check_fields, field, pytree
+from pgjax.types import INIT_STREAM, TRACED, Key, Metrics, Params, Scalar, check_fields, field, pytree
 
 
 class PPOState(NamedTuple):
@@ -58,27 +59,39 @@ class Minibatch(NamedTuple):
 @pytree
 class PPO:
     env: Annotated[Environment, TRACED]
-    network: Network = field(MLP(), "policy and value network")
-    total_steps: int = field(1_000_000, "environment steps to train for, over all environments", "[1, inf)")
-    num_envs: int = field(64, "environments stepped in parallel (B)", "[1, inf)")
-    num_steps: int = field(128, "steps of each environment per iteration (T)", "[1, inf)")
-    num_epochs: int = field(4, "passes over each collected batch", "[1, inf)")
-    num_minibatches: int = field(4, "gradient steps per epoch", "[1, inf)")
-    learning_rate: Scalar = field(2.5e-4, "step size of Adam", "[0, inf)")
-    lr_schedule: Literal["constant", "linear"] = field("linear", "learning rate over the run: constant, or down to 0")
-    gamma: Scalar = field(0.99, "discount per step", "[0, 1]")
-    gae_lambda: Scalar = field(0.95, "lambda of the generalised advantage: 0 one-step TD, 1 Monte Carlo", "[0, 1]")
-    clip_eps: Scalar = field(0.2, "the probability ratio is clipped to 1 +- this", "(0, inf)")
-    ent_coef: Scalar = field(0.0, "weight of the entropy bonus", "[0, inf)")
-    vf_coef: Scalar = field(0.5, "weight of the value loss", "[0, inf)")
-    max_grad_norm: Scalar = field(0.5, "global norm gradients are scaled down to; inf leaves them", "(0, inf]")
-    target_kl: Scalar = field(float("inf"), "a minibatch with a larger approximate KL ends the iteration", "(0, inf]")
-    clip_value: bool = field(False, "clip the value's change to clip_eps as well")
-    normalize_advantage: Literal["minibatch", "batch", "none"] = field(
-        "minibatch", "what advantages are brought to mean 0 and standard deviation 1 over"
+    network: Network = field("policy and value network", default=MLP())
+    total_steps: int = field(
+        "environment steps to train for, over all environments", default=1_000_000, accepts="[1, inf)"
     )
-    normalize_obs: bool = field(False, "scale observations by their running mean and standard deviation")
-    normalize_reward: bool = field(False, "divide rewards by the running standard deviation of the discounted return")
+    num_envs: int = field("environments stepped in parallel (B)", default=64, accepts="[1, inf)")
+    num_steps: int = field("steps of each environment per iteration (T)", default=128, accepts="[1, inf)")
+    num_epochs: int = field("passes over each collected batch", default=4, accepts="[1, inf)")
+    num_minibatches: int = field("gradient steps per epoch", default=4, accepts="[1, inf)")
+    learning_rate: Scalar = field("step size of Adam", default=2.5e-4, accepts="[0, inf)")
+    lr_schedule: Literal["constant", "linear"] = field(
+        "learning rate over the run: constant, or down to 0", default="linear"
+    )
+    gamma: Scalar = field("discount per step", default=0.99, accepts="[0, 1]")
+    gae_lambda: Scalar = field(
+        "lambda of the generalised advantage: 0 one-step TD, 1 Monte Carlo", default=0.95, accepts="[0, 1]"
+    )
+    clip_eps: Scalar = field("the probability ratio is clipped to 1 +- this", default=0.2, accepts="(0, inf)")
+    ent_coef: Scalar = field("weight of the entropy bonus", default=0.0, accepts="[0, inf)")
+    vf_coef: Scalar = field("weight of the value loss", default=0.5, accepts="[0, inf)")
+    max_grad_norm: Scalar = field(
+        "global norm gradients are scaled down to; inf leaves them", default=0.5, accepts="(0, inf]"
+    )
+    target_kl: Scalar = field(
+        "a minibatch with a larger approximate KL ends the iteration", default=float("inf"), accepts="(0, inf]"
+    )
+    clip_value: bool = field("clip the value's change to clip_eps as well", default=False)
+    normalize_advantage: Literal["minibatch", "batch", "none"] = field(
+        "what advantages are brought to mean 0 and standard deviation 1 over", default="minibatch"
+    )
+    normalize_obs: bool = field("scale observations by their running mean and standard deviation", default=False)
+    normalize_reward: bool = field(
+        "divide rewards by the running standard deviation of the discounted return", default=False
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -166,8 +179,7 @@ class PPO:
             opt_state=opt_state,
             rollout=rollout_state,
             obs_moments=state.obs_moments and update_moments(state.obs_moments, batch.obs),
-            reward_scale=state.reward_scale
-            and update_reward_scale(state.reward_scale, batch.reward, done, self.gamma),
+            reward_scale=state.reward_scale and update_reward_scale(state.reward_scale, batch.reward, done, self.gamma),
         )
         metrics |= learning
         metrics["explained_variance"] = losses.explained_variance(batch.value, value_target)

@@ -4,7 +4,7 @@ An environment is a pytree whose leaves are its physical parameters, so physics 
 one instance; `jax.vmap` makes the batch. Observations are float arrays of a fixed shape.
 """
 
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 
@@ -45,6 +45,7 @@ class TimeStep(NamedTuple):
     """The true successor observation, before any reset."""
 
 
+@runtime_checkable
 class Environment(Protocol):
     """Two pure functions and the two spaces a network is built for."""
 

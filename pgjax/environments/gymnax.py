@@ -5,8 +5,8 @@ Conventions:
 - Observations reach the network as float32: integer boxes are cast, discrete ones become one-hot.
 - A discrete action is passed on. A continuous one is a vector: where the environment's bounds are finite, [-1, 1] is
   mapped onto them, and whatever the policy produced is clipped first. The log-probability stays that of the action the
-  distribution produced. Clipping is then part of the environment's dynamics, so the policy gradient is exact; correcting
-  the log-probability for it instead would put a point mass on each bound, which has no density.
+  distribution produced. Clipping is then part of the environment's dynamics, so the policy gradient is exact;
+  correcting the log-probability for it instead would put a point mass on each bound, which has no density.
 - Python numbers among the parameters become typed arrays: they are traced leaves of the program.
 """
 
@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgjax.environments.base import Box, Discrete, Space, TimeStep
-from pgjax.types import TRACED, InputError, Key, nearest, pytree
+from pgjax.errors import InputError, nearest
+from pgjax.types import TRACED, Key, pytree
 
 
 @pytree
@@ -34,10 +35,15 @@ class GymnaxEnvironment:
 
     params: Annotated[Any, TRACED]
     env: Any
-    name: str
+    id: str | None
+    """What `make` was given; None for an environment object, which only its owner can make again."""
     constructor_options: tuple[tuple[str, Any], ...]
     observation_space: Box
     action_space: Space
+
+    @property
+    def name(self) -> str:
+        return self.id or str(getattr(self.env, "name", type(self.env).__name__))
 
     def reset(self, key: Key) -> tuple[Any, jax.Array]:
         obs, state = self.env.reset(key, self.params)
@@ -81,7 +87,7 @@ def make(env: Any, **options: Any) -> GymnaxEnvironment:
         InputError: an unknown id (with the nearest ones), an unknown option (with those there are), an environment that
             does not keep to the interface, or one whose data cannot be had.
     """
-    name = env if isinstance(env, str) else str(getattr(env, "name", type(env).__name__))
+    env_id = env if isinstance(env, str) else None
     constructor_options: dict[str, Any] = {}
     if isinstance(env, str):
         gymnax = _import_gymnax()
@@ -90,6 +96,7 @@ def make(env: Any, **options: Any) -> GymnaxEnvironment:
         constructor = inspect.signature(gymnax.registration._registry[env]).parameters
         constructor_options = {k: options[k] for k in options if k in constructor}
         env = _construct(env, constructor_options)
+    name = env_id or type(env).__name__
     params = env.default_params
     fields = {f.name for f in dataclasses.fields(params)}
     for option in options.keys() - constructor_options.keys() - fields:
@@ -102,7 +109,7 @@ def make(env: Any, **options: Any) -> GymnaxEnvironment:
         GymnaxEnvironment(
             params=jax.tree.map(_typed, params),
             env=env,
-            name=name,
+            id=env_id,
             constructor_options=tuple(sorted(constructor_options.items())),
             observation_space=_observation_space(name, env.observation_space(params)),
             action_space=_action_space(name, env.action_space(params)),
@@ -188,7 +195,7 @@ def _check(env: GymnaxEnvironment) -> GymnaxEnvironment:
     """Trace one reset and one step, without compiling, and refuse what does not keep to the six-value interface."""
 
     def one_step(key: Key) -> Any:
-        obs, state = env.env.reset(key, env.params)
+        _, state = env.env.reset(key, env.params)
         return env.env.step(key, state, _example_action(env), env.params)
 
     result = jax.eval_shape(one_step, jax.random.key(0))
@@ -199,7 +206,9 @@ def _check(env: GymnaxEnvironment) -> GymnaxEnvironment:
         )
     observed = jax.eval_shape(lambda key: env.reset(key)[1], jax.random.key(0)).shape
     if observed != env.observation_space.shape:
-        raise InputError(f"{env.name}: observations have shape {observed}, its space says {env.observation_space.shape}")
+        raise InputError(
+            f"{env.name}: observations have shape {observed}, its space says {env.observation_space.shape}"
+        )
     return env
 
 

@@ -24,7 +24,7 @@ class ConstantReward:
     and is smaller.
     """
 
-    time_limit: Scalar = field(10, "steps until the episode is truncated", "[1, inf)")
+    time_limit: Scalar = field("steps until the episode is truncated", default=10, accepts="[1, inf)")
 
     name = "ConstantReward"
     observation_space = Box((1,))
@@ -69,8 +69,8 @@ class Recall:
     `continuous` asks for an action in [-1, 1] and pays 1 - (action - cue)^2.
     """
 
-    delay: int = field(0, "observations between the cue and the answer", "[0, inf)")
-    continuous: bool = field(False, "answer with a number instead of a choice")
+    delay: int = field("observations between the cue and the answer", default=0, accepts="[0, inf)")
+    continuous: bool = field("answer with a number instead of a choice", default=False)
 
     name = "Recall"
     observation_space = Box((2,))

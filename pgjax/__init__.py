@@ -1,0 +1,66 @@
+"""pgjax: a training run is a pure function, `train(algorithm, key) -> (state, metrics)`.
+
+Names are imported when they are first used, so that `import pgjax` and the command line's help load neither jax nor
+gymnax. Read the rooms in this order: errors, types, environments, distributions, networks, normalize, rollout, returns,
+losses, optimizers, algorithms, train, evaluate, checkpoint, logging, run, cli. Imports point upward in that list.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pgjax.algorithms.ppo import PPO as PPO
+    from pgjax.environments.gymnax import make as make
+    from pgjax.environments.gymnax import register as register
+    from pgjax.environments.gymnax import registered_envs as registered_envs
+    from pgjax.evaluate import Evaluation as Evaluation
+    from pgjax.evaluate import evaluate as evaluate
+    from pgjax.networks import CNN as CNN
+    from pgjax.networks import GRU as GRU
+    from pgjax.networks import MLP as MLP
+    from pgjax.networks import Custom as Custom
+    from pgjax.run import Result as Result
+    from pgjax.run import run as run
+    from pgjax.train import train as train
+    from pgjax.types import InputError as InputError
+
+_EXPORTS = {
+    "make": "environments.gymnax",
+    "register": "environments.gymnax",
+    "registered_envs": "environments.gymnax",
+    "MLP": "networks",
+    "CNN": "networks",
+    "GRU": "networks",
+    "Custom": "networks",
+    "PPO": "algorithms.ppo",
+    "train": "train",
+    "evaluate": "evaluate",
+    "Evaluation": "evaluate",
+    "run": "run",
+    "Result": "run",
+    "InputError": "errors",
+}
+__all__ = list(_EXPORTS)
+
+
+class _Package(ModuleType):
+    """`pgjax.train` is the function, also after the module of that name has been imported."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _EXPORTS:
+            raise AttributeError(f"module 'pgjax' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"pgjax.{_EXPORTS[name]}"), name)
+        setattr(self, name, value)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _EXPORTS and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_EXPORTS})
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,14 @@
+"""Tuned settings per algorithm and environment, from `presets.toml`."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+
+def preset(algorithm: str, env_id: str) -> dict[str, Any]:
+    """Field -> value for an algorithm on an environment; empty where nothing was tuned.
+
+    `network` is a table: its `name` and the network's own fields.
+    """
+    table = tomllib.loads(Path(__file__).with_name("presets.toml").read_text())
+    return table.get(algorithm, {}).get(env_id, {})
