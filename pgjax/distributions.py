@@ -4,7 +4,7 @@ Leading dimensions are batch dimensions. An action is an int32 for `Categorical`
 others. NaN parameters give NaN log-probabilities and entropies; nothing is replaced.
 """
 
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ class Categorical(NamedTuple):
         """-sum_a p log p, with 0 log 0 = 0 for masked actions (logit -inf)."""
         return -_expected(jax.nn.softmax(self.logits), jax.nn.log_softmax(self.logits))
 
-    def kl(self, other: Self) -> Float[Array, "*batch"]:
+    def kl(self, other: "Categorical") -> Float[Array, "*batch"]:
         """KL(self || other)."""
         difference = jax.nn.log_softmax(self.logits) - jax.nn.log_softmax(other.logits)
         return _expected(jax.nn.softmax(self.logits), difference)
@@ -70,7 +70,7 @@ class DiagGaussian(NamedTuple):
     def entropy(self) -> Float[Array, "*batch"]:
         return jnp.sum(self.log_std + 0.5 * (1.0 + LOG_2PI), axis=-1)
 
-    def kl(self, other: Self) -> Float[Array, "*batch"]:
+    def kl(self, other: "DiagGaussian") -> Float[Array, "*batch"]:
         """KL(self || other), the closed form for normals."""
         ratio = jnp.exp(2.0 * (self.log_std - other.log_std))
         distance = ((self.mean - other.mean) * jnp.exp(-other.log_std)) ** 2
@@ -107,7 +107,7 @@ class TanhGaussian(NamedTuple):
         correction = jnp.sum(_log_tanh_derivative(u) * weights, axis=-1)
         return DiagGaussian(*self).entropy() + jnp.sum(correction, axis=-1)
 
-    def kl(self, other: Self) -> Float[Array, "*batch"]:
+    def kl(self, other: "TanhGaussian") -> Float[Array, "*batch"]:
         """KL(self || other): that of the normals, since both pass through the same bijection."""
         return DiagGaussian(*self).kl(DiagGaussian(*other))
 
@@ -131,7 +131,7 @@ class Deterministic(NamedTuple):
     def entropy(self) -> Float[Array, "*batch"]:
         return jnp.sum(self.action * 0.0, axis=-1)
 
-    def kl(self, other: Self) -> Float[Array, "*batch"]:
+    def kl(self, other: "Deterministic") -> Float[Array, "*batch"]:
         """0 where the actions agree, else infinite."""
         return jnp.sum(_zero_or_inf(self.action, other.action, jnp.inf), axis=-1)
 

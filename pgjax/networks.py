@@ -12,7 +12,7 @@ that remembers keeps one array of shape `[B, ...]` per torso; one that does not 
 """
 
 import math
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float
 
 from pgjax.distributions import Categorical, DiagGaussian, Distribution
 from pgjax.environments.base import Box, Discrete, Space
+from pgjax.errors import InputError
 from pgjax.types import Key, Params, check_fields, field, pytree
 
 Memory: TypeAlias = Any
@@ -34,6 +35,7 @@ class Output(NamedTuple):
     value: Float[Array, "*batch"]
 
 
+@runtime_checkable
 class Network(Protocol):
     """The interface. Implement these four methods to bring any network whatever; `Custom` covers most."""
 
@@ -120,7 +122,7 @@ class _Memoryless:
         features = {name: jax.eval_shape(self._torso().apply, params, example) for name, params in torsos.items()}
         for name, shape in features.items():
             if len(shape.shape) != 2 or shape.shape[0] != 1:
-                raise ValueError(f"torso {name!r} maps {example.shape} to {shape.shape}: expected (1, features)")
+                raise InputError(f"torso {name!r} maps {example.shape} to {shape.shape}: expected (1, features)")
         width = next(iter(features.values())).shape[-1]
         return torsos | _init_heads(head_key, width, action_space)
 
@@ -167,8 +169,16 @@ class CNN(_Memoryless):
 
     def init(self, key: Key, observation_space: Box, action_space: Space) -> Params:
         if len(observation_space.shape) != 3:
-            raise ValueError(
+            raise InputError(
                 f"CNN needs observations of shape (H, W, C), not {observation_space.shape}: use MLP or GRU"
+            )
+        side = min(observation_space.shape[:2])
+        for _ in self.channels:
+            side = (side - self.kernel_size) // self.stride + 1
+        if side < 1:
+            raise InputError(
+                f"CNN: {len(self.channels)} convolutions of kernel_size = {self.kernel_size} and stride = "
+                f"{self.stride} do not fit observations of shape {observation_space.shape}"
             )
         return super().init(key, observation_space, action_space)
 

@@ -202,7 +202,7 @@ class PPO:
             updates, next_opt_state = optimizer.update(grads, opt_state, params)
             made = (optax.apply_updates(params, updates), next_opt_state)
             params, opt_state = jax.tree.map(lambda new, old: jnp.where(stopped, old, new), made, (params, opt_state))
-            metrics["grad_norm"] = optax.global_norm(grads)
+            metrics["grad_norm"] = optax.tree.norm(grads)
             return (params, opt_state, stopped), (metrics, ~stopped)
 
         carry = (state.params, state.opt_state, jnp.bool_(False))

@@ -1,0 +1,60 @@
+"""Shared by all tests: run-time checks of shapes, and one compiled program per configuration."""
+
+import jax
+import jaxtyping
+import pytest
+
+CHECKED = ["pgjax.returns", "pgjax.losses", "pgjax.normalize", "pgjax.distributions", "pgjax.rollout"]
+with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
+    import pgjax
+    from pgjax.train import train_chunk
+
+
+@pytest.fixture(scope="session")
+def init():
+    """(algorithm, key) -> state. Compiled once per program for the whole session, like the three below."""
+    return jax.jit(lambda algorithm, key: algorithm.init(key))
+
+
+@pytest.fixture(scope="session")
+def step():
+    return jax.jit(lambda algorithm, state: algorithm.step(state))
+
+
+@pytest.fixture(scope="session")
+def train():
+    return jax.jit(pgjax.train)
+
+
+@pytest.fixture(scope="session")
+def chunk():
+    return jax.jit(train_chunk, static_argnums=3)
+
+
+@pytest.fixture(scope="session")
+def cartpole():
+    return pgjax.make("CartPole-v1")
+
+
+@pytest.fixture(scope="session")
+def tiny_ppo():
+    """A PPO so small that it costs nothing but its compilation: 6 iterations of 4 x 8 steps."""
+
+    def make(env, network=None, **fields):
+        small = {
+            "network": network or pgjax.MLP(hidden=(8,)),
+            "total_steps": 6 * 32,
+            "num_envs": 4,
+            "num_steps": 8,
+            "num_epochs": 2,
+            "num_minibatches": 2,
+            "learning_rate": 1e-2,
+        }
+        return pgjax.PPO(env, **(small | fields))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(cartpole, tiny_ppo):
+    return tiny_ppo(cartpole)

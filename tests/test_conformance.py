@@ -1,0 +1,170 @@
+"""The laws every algorithm keeps, as one table of algorithms against properties. A new algorithm adds a row."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pgjax
+from pgjax.algorithms import ALGORITHMS
+from pgjax.types import EVALUATION_STREAM, INIT_STREAM, Scalar, field_types
+
+ROWS = {
+    "ppo": {"env": "CartPole-v1"},
+    "ppo-gru": {"env": "CartPole-v1", "network": pgjax.GRU(hidden=(8,), memory_size=8)},
+    "ppo-everything": {
+        "env": "Pendulum-v1",
+        "network": pgjax.MLP(hidden=(8,), shared_torso=True),
+        "normalize_obs": True,
+        "normalize_reward": True,
+        "normalize_advantage": "batch",
+        "clip_value": True,
+        "target_kl": 0.5,
+        "lr_schedule": "constant",
+    },
+}
+REPORTED = {
+    *(f"{x}_{y}" for x in ("return", "length") for y in ("mean", "min", "max")),
+    *("episodes", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "explained_variance"),
+    *("grad_norm", "learning_rate", "updates"),
+}
+
+
+@pytest.fixture(scope="module", params=ROWS)
+def algorithm(request, tiny_ppo):
+    fields = dict(ROWS[request.param])
+    return tiny_ppo(pgjax.make(fields.pop("env")), **fields)
+
+
+def assert_same_bits(a, b):
+    a, b = ({jax.tree_util.keystr(k): v for k, v in jax.tree.leaves_with_path(x)} for x in (a, b))
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(words(a[name]), words(b[name]), err_msg=name)
+
+
+def words(x):
+    return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+
+def test_every_algorithm_has_a_row():
+    assert {row.partition("-")[0] for row in ROWS} == set(ALGORITHMS)
+
+
+def test_same_key_same_bits_and_another_key_others(algorithm, train):
+    state, metrics = train(algorithm, jax.random.key(0))
+    again = train(algorithm, jax.random.key(0))
+    assert_same_bits((state, metrics), again)
+    other, _ = train(algorithm, jax.random.key(1))
+    assert not np.allclose(other.params["policy"]["kernel"], state.params["policy"]["kernel"])
+
+
+def test_any_split_into_chunks_gives_the_same_bits(algorithm, train, chunk, init):
+    whole, metrics = train(algorithm, jax.random.key(0))
+    for sizes in ([6], [1, 3, 2]):
+        state, rows = init(algorithm, jax.random.key(0)), []
+        for size in sizes:
+            state, some = chunk(algorithm, state, jnp.int32(size), 6)
+            rows.append(jax.tree.map(lambda x, size=size: x[:size], some))
+        assert_same_bits(state, whole)
+        assert_same_bits(jax.tree.map(lambda *x: jnp.concatenate(x), *rows), metrics)
+
+
+def test_metrics_are_scalars_of_the_iteration(algorithm, train):
+    _, metrics = train(algorithm, jax.random.key(0))
+    assert metrics.keys() == REPORTED
+    assert {x.shape for x in metrics.values()} == {(algorithm.num_iterations,)}
+
+
+def scalar_fields(algorithm):
+    return [name for name, hint in field_types(type(algorithm)).items() if hint == Scalar]
+
+
+def varied(algorithm):
+    """One algorithm per `Scalar` field and one with other physics, each changed in that alone."""
+    changed = {"target_kl": 1e-7, "ent_coef": 0.3, "clip_eps": 1e-3, "max_grad_norm": 1e-3}
+    rows = [
+        dataclasses.replace(algorithm, **{name: changed.get(name, 0.7 * getattr(algorithm, name))})
+        for name in scalar_fields(algorithm)
+    ]
+    params = algorithm.env.params
+    physics = {name: np.float32(5.0) for name in ("g", "gravity") if hasattr(params, name)}
+    env = dataclasses.replace(algorithm.env, params=dataclasses.replace(params, **physics))
+    return [*rows, dataclasses.replace(algorithm, env=env)]
+
+
+def test_every_scalar_field_vmaps_matters_and_matches_the_solo_run(algorithm, init, step):
+    """One vmapped program over all rows: each equals the solo step (to rounding) and differs from the base."""
+    rows = [algorithm, *varied(algorithm)]
+    population = jax.tree.map(lambda *x: jnp.stack(x), *rows)
+    start = init(algorithm, jax.random.key(0))
+
+    def two_steps(algorithm):
+        return algorithm.step(algorithm.step(start)[0])[0].params
+
+    together = jax.jit(jax.vmap(two_steps))(population)
+    base = jax.tree.map(lambda x: x[0], together)
+    names = ["base", *scalar_fields(algorithm), "physics"]
+    for i, (name, row) in enumerate(zip(names, rows, strict=True)):
+        state, _ = step(row, start)
+        solo = step(row, state)[0].params
+        member = jax.tree.map(lambda x, i=i: x[i], together)
+        jax.tree.map(lambda a, b, name=name: np.testing.assert_allclose(a, b, atol=2e-5, err_msg=name), member, solo)
+        if i:
+            same = jax.tree.map(lambda a, b: bool(np.all(a == b)), member, base)
+            assert not jax.tree.all(same), f"{name} changes nothing"
+
+
+def test_new_values_of_scalar_fields_do_not_recompile(algorithm):
+    traces = []
+
+    @jax.jit
+    def probe(algorithm):
+        traces.append(0)
+        return jax.tree.map(lambda x: x * 1, algorithm)
+
+    for row in [algorithm, *varied(algorithm)]:
+        probe(row)
+    probe(dataclasses.replace(algorithm, gamma=1, learning_rate=np.float64(0.1), clip_eps=jnp.float32(0.3)))
+    probe(dataclasses.replace(algorithm, env=pgjax.make(algorithm.env.id)))
+    assert len(traces) == 1
+
+
+def test_policy_ratio_starts_at_one_also_while_normalisers_move(algorithm, init, step):
+    """With learning rate 0 every ratio of the iteration is one: what acted is what is improved."""
+    state = init(algorithm, jax.random.key(0))
+    for _ in range(3):
+        state, _ = step(algorithm, state)
+    frozen = dataclasses.replace(algorithm, learning_rate=0.0)
+    after, metrics = step(frozen, state)
+    assert float(metrics["approx_kl"]) < 1e-9
+    assert float(metrics["clip_fraction"]) == 0.0
+    if algorithm.normalize_obs:
+        assert not np.allclose(after.obs_moments.mean, state.obs_moments.mean)
+
+
+def test_state_is_strongly_typed_and_keeps_its_types(algorithm, init, step):
+    """A state restored from disk has no weak types and must not select another program."""
+    state = init(algorithm, jax.random.key(0))
+    after, _ = step(algorithm, state)
+    for before, now in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        assert (before.shape, before.dtype) == (now.shape, now.dtype)
+        assert not getattr(before, "weak_type", False)
+        assert not getattr(now, "weak_type", False)
+    assert after.iteration.dtype == jnp.int32
+    assert int(after.iteration) == 1
+
+
+def test_evaluation_shares_no_keys_with_training_and_changes_nothing(algorithm, init, step):
+    key = jax.random.key(0)
+    used = [jax.random.fold_in(key, i) for i in range(1000)] + [jax.random.fold_in(key, INIT_STREAM), key]
+    evaluation = jax.random.key_data(jax.random.fold_in(key, EVALUATION_STREAM))
+    assert not any(np.array_equal(jax.random.key_data(k), evaluation) for k in used)
+
+    state = init(algorithm, key)
+    undisturbed = step(algorithm, state)
+    result = pgjax.evaluate(algorithm, state, key, num_episodes=3)
+    assert int(result.num_episodes) == 3
+    assert_same_bits(step(algorithm, state), undisturbed)

@@ -1,0 +1,224 @@
+"""Gymnax behind our interface, and the probes."""
+
+import dataclasses
+import subprocess
+import sys
+
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pgjax
+from pgjax.environments import probes
+from pgjax.environments.base import Box, Discrete
+from pgjax.environments.catalog import CATALOG
+
+TRAINABLE = [env_id for env_id in gymnax.registered_envs if env_id != "MNISTBandit-bsuite"]
+
+
+def run_python(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_catalog_lists_what_gymnax_has():
+    assert list(CATALOG) == list(gymnax.registered_envs)
+    for env_id in TRAINABLE:
+        env = pgjax.make(env_id)
+        shape, actions = CATALOG[env_id]
+        assert env.observation_space.shape == shape
+        size = env.action_space.n if isinstance(env.action_space, Discrete) else env.action_space.shape[0]
+        assert actions.split()[0] == str(size)
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "FourRooms-misc", "FrozenLake-misc", "BernoulliBandit-misc"])
+def test_types_at_the_boundary(env_id):
+    """Observations float32 of the declared shape, reward a float32 scalar, strong types that keep across steps."""
+    env = pgjax.make(env_id)
+    state, obs = jax.eval_shape(env.reset, jax.random.key(0))
+    after = jax.eval_shape(env.step, jax.random.key(0), state, jax.ShapeDtypeStruct((), jnp.int32))
+    for x in (obs, after.obs, after.next_obs):
+        assert (x.shape, x.dtype) == (env.observation_space.shape, jnp.float32)
+    assert (after.reward.shape, after.reward.dtype) == ((), jnp.float32)
+    assert (after.terminated.dtype, after.truncated.dtype) == (bool, bool)
+    assert jax.tree.all(jax.tree.map(lambda a, b: a == b and not a.weak_type, state, after.state))
+
+
+def test_discrete_observations_become_one_hot():
+    env = pgjax.make("FrozenLake-misc")
+    _, obs = env.reset(jax.random.key(0))
+    np.testing.assert_array_equal(obs, np.eye(16)[0])
+
+
+def test_termination_and_truncation_stay_apart():
+    env = pgjax.make("CartPole-v1", max_steps_in_episode=3)
+    state, _ = env.reset(jax.random.key(0))
+    for expected in (False, False, True):
+        after = env.step(jax.random.key(1), state, jnp.int32(0))
+        assert (bool(after.terminated), bool(after.truncated)) == (False, expected)
+        state = after.state
+    assert not np.allclose(after.obs, after.next_obs), "obs starts the next episode, next_obs ends this one"
+    assert int(state.time) == 0
+
+    fallen = pgjax.make("CartPole-v1", theta_threshold_radians=0.0)
+    after = fallen.step(jax.random.key(1), fallen.reset(jax.random.key(0))[0], jnp.int32(0))
+    assert (bool(after.terminated), bool(after.truncated)) == (True, False)
+
+
+class Recorder:
+    """A gymnax-style environment that shows the action it was given."""
+
+    def __init__(self, low, high, shape):
+        self.space = gymnax.environments.spaces.Box(low, high, shape)
+
+    default_params = gymnax.EnvParams(max_steps_in_episode=2)
+
+    def action_space(self, params):
+        return self.space
+
+    def observation_space(self, params):
+        return gymnax.environments.spaces.Box(-9, 9, (int(np.prod(self.space.shape, dtype=int)),))
+
+    def reset(self, key, params):
+        return jnp.zeros(self.observation_space(params).shape), jnp.int32(0)
+
+    def step(self, key, state, action, params):
+        obs = action.reshape(-1)
+        flag = jnp.bool_(False)
+        return obs, state, jnp.ones((1,)), flag, flag, {"final_observation": obs}
+
+
+def test_continuous_actions_arrive_inside_their_bounds():
+    """Finite bounds: [-1, 1] is mapped onto them. Whatever the policy says is clipped."""
+    env = pgjax.make(Recorder(np.array([-1.0, 0.0]), np.array([3.0, 0.1]), (2,)))
+    assert env.action_space == Box((2,), -1.0, 1.0)
+    sent = [[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0], [-50.0, 50.0]]
+    got = [env.step(jax.random.key(0), jnp.int32(0), jnp.array(a)).obs for a in sent]
+    np.testing.assert_allclose(got, [[-1, 0], [3, 0.1], [1, 0.05], [-1, 0.1]], rtol=1e-6)
+    assert np.max(np.array(got)[:, 1]) <= np.float32(0.1)
+
+    unbounded = pgjax.make(Recorder(-np.inf, np.inf, ()))
+    assert unbounded.action_space == Box((1,))
+    assert float(unbounded.step(jax.random.key(0), jnp.int32(0), jnp.array([7.0])).obs[0]) == 7.0
+
+
+def test_rewards_of_any_shape_arrive_as_scalars():
+    env = pgjax.make(Recorder(-1.0, 1.0, (1,)))
+    assert env.step(jax.random.key(0), jnp.int32(0), jnp.zeros(1)).reward.shape == ()
+
+
+def test_parameters_are_traced_leaves():
+    """New physics, same program."""
+    traces = []
+
+    @jax.jit
+    def first_step(env, key):
+        traces.append(0)
+        return env.step(key, env.reset(key)[0], jnp.int32(1)).next_obs
+
+    given = (10, 20.0, np.float32(30))
+    results = [first_step(pgjax.make("CartPole-v1", force_mag=f), jax.random.key(0)) for f in given]
+    assert len(traces) == 1
+    assert len({float(r[1]) for r in results}) == 3
+    env = pgjax.make("CartPole-v1")
+
+    def with_force(force):
+        swept = dataclasses.replace(env, params=dataclasses.replace(env.params, force_mag=force))
+        return first_step(swept, jax.random.key(0))
+
+    forces = jnp.array([10.0, 20.0, 30.0])
+    np.testing.assert_allclose(jax.vmap(with_force)(forces), jnp.stack(results), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("env", "options", "message"),
+    [
+        ("CartPole-v2", {}, "env = 'CartPole-v2' is not a known environment: did you mean CartPole-v1"),
+        ("CartPole-v1", {"lenght": 1.0}, "no option 'lenght': did you mean length"),
+        ("CartPole-v1", {"length": float("nan")}, "length = nan is not accepted: expected finite numbers"),
+        ("CartPole-v1", {"length": "long"}, "length = 'long' is not accepted"),
+        ("CartPole-v1", {"max_steps_in_episode": 10.5}, "max_steps_in_episode = 10.5 .* expected whole numbers"),
+        ("MNISTBandit-bsuite", {}, "downloads data when it is made, and that failed"),
+    ],
+)
+def test_bad_input_is_refused(env, options, message, monkeypatch):
+    def no_network(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr("gymnax.utils.load_mnist.urlretrieve", no_network)
+    monkeypatch.setattr("gymnax.utils.load_mnist.path.isfile", lambda _: False)
+    with pytest.raises(pgjax.InputError, match=message):
+        pgjax.make(env, **options)
+
+
+def test_five_value_step_is_refused():
+    class Old(Recorder):
+        def step(self, key, state, action, params):
+            return super().step(key, state, action, params)[:5]
+
+    with pytest.raises(pgjax.InputError, match=r"step gives 5 values; expected .*final_observation"):
+        pgjax.make(Old(-1.0, 1.0, (1,)))
+
+
+def test_constructor_arguments_and_registered_environments():
+    assert pgjax.make("MemoryChain-bsuite", num_bits=3, memory_length=7).observation_space.shape == (5,)
+    pgjax.register("Recorder-test", lambda: Recorder(-1.0, 1.0, (1,)))
+    try:
+        assert pgjax.make("Recorder-test").name == "Recorder-test"
+        with pytest.raises(pgjax.InputError, match="already registered"):
+            pgjax.register("Recorder-test", lambda: None)
+    finally:
+        gymnax.registered_envs.remove("Recorder-test")
+        del gymnax.registration._registry["Recorder-test"]
+
+
+def test_gymnax_is_imported_without_its_plotting_packages_and_still_draws():
+    out = run_python("""
+import sys, jax
+import pgjax
+env = pgjax.make("Catch-bsuite")
+heavy = [m for m in ("matplotlib", "seaborn", "pandas", "scipy.stats") if m in sys.modules]
+print(heavy)
+import matplotlib
+matplotlib.use("Agg")
+import gymnax
+figure, axes = env.env.render(env.reset(jax.random.key(0))[0], env.params)
+print(type(figure).__module__, len(axes.texts))
+pong, params = gymnax.make("Pong-misc")
+print(type(pong.render(pong.reset(jax.random.key(0), params)[1], params)).__module__)
+import gymnax.visualize
+print(gymnax.visualize.Visualizer.__name__)
+""")
+    heavy, figure, image, visualizer = out.split("\n")[:4]
+    assert heavy == "[]"
+    assert figure == "matplotlib.figure 2"
+    assert image == "builtins" or image.startswith("matplotlib")
+    assert visualizer == "Visualizer"
+
+
+def test_probe_recall_pays_for_the_cue():
+    env = probes.Recall(delay=2)
+    state, obs = env.reset(jax.random.key(3))
+    cue = int(state.cue)
+    assert float(obs[0]) == 2 * cue - 1
+    for expected_reward, expected_end in ((0, False), (0, False), (1, True)):
+        after = env.step(jax.random.key(4), state, jnp.int32(cue))
+        assert (float(after.reward), bool(after.terminated)) == (expected_reward, expected_end)
+        state = after.state
+    assert float(after.next_obs[0]) == 0.0, "the cue is gone by the time of the answer"
+
+
+def test_probe_constant_reward_is_truncated_and_delayed_reward_terminates():
+    env = probes.ConstantReward(time_limit=2)
+    state, _ = env.reset(jax.random.key(0))
+    first = env.step(jax.random.key(0), state, jnp.int32(0))
+    second = env.step(jax.random.key(0), first.state, jnp.int32(0))
+    assert [bool(x) for x in (first.truncated, second.truncated, second.terminated)] == [False, True, False]
+
+    env = probes.DelayedReward()
+    first = env.step(jax.random.key(0), env.reset(jax.random.key(0))[0], jnp.int32(0))
+    second = env.step(jax.random.key(0), first.state, jnp.int32(0))
+    assert (float(first.reward), float(second.reward), bool(second.terminated)) == (0.0, 1.0, True)

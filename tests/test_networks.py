@@ -1,0 +1,153 @@
+"""Every network keeps the interface's law: unroll is a scan of step, resets included."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+
+import pgjax
+from pgjax.distributions import Categorical, DiagGaussian
+from pgjax.environments.base import Box, Discrete
+from pgjax.networks import has_memory, orthogonal
+
+
+class LinenTorso(linen.Module):
+    width: int
+
+    @linen.compact
+    def __call__(self, x):
+        return linen.relu(linen.Dense(self.width)(x))
+
+
+class NnxTorso(nnx.Module):
+    def __init__(self, inputs, width, rngs):
+        self.linear = nnx.Linear(inputs, width, rngs=rngs)
+
+    def __call__(self, x):
+        return nnx.relu(self.linear(x))
+
+
+VECTOR, GRID = Box((3,)), Box((6, 5, 2))
+NETWORKS = {
+    "mlp": (pgjax.MLP(hidden=(8, 8)), VECTOR),
+    "mlp-shared": (pgjax.MLP(hidden=(8,), shared_torso=True), VECTOR),
+    "mlp-on-grid": (pgjax.MLP(hidden=(8,)), GRID),
+    "cnn": (pgjax.CNN(channels=(4, 4), hidden=(8,)), GRID),
+    "cnn-shared": (pgjax.CNN(channels=(4,), stride=2, hidden=(8,), shared_torso=True), GRID),
+    "gru": (pgjax.GRU(hidden=(8,), memory_size=6), VECTOR),
+    "gru-shared": (pgjax.GRU(hidden=(8,), memory_size=6, shared_torso=True), VECTOR),
+    "linen": (pgjax.Custom(LinenTorso(8)), VECTOR),
+    "nnx": (pgjax.Custom(nnx.bridge.to_linen(NnxTorso, 3, 8)), VECTOR),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_unroll_is_a_scan_of_step(name):
+    network, observations = NETWORKS[name]
+    actions = Discrete(4) if observations is GRID else Box((2,), -1.0, 1.0)
+    T, B = 7, 3
+    keys = jax.random.split(jax.random.key(0), 3)
+    obs = jax.random.normal(keys[0], (T, B, *observations.shape))
+    reset = jax.random.bernoulli(keys[1], 0.3, (T, B))
+
+    @jax.jit
+    def both(key):
+        params = network.init(key, observations, actions)
+        params = jax.tree.map(lambda x: x + 0.1, params)  # biases and log_std start at zero
+        memory = jax.tree.map(lambda x: x + 0.5, network.initial_memory(B))
+        stepped = jax.lax.scan(lambda m, x: network.step(params, m, *x), memory, (obs, reset))
+        return stepped, network.unroll(params, memory, obs, reset)
+
+    (memory, output), (memory_unrolled, output_unrolled) = both(keys[2])
+    assert output.value.shape == (T, B)
+    expected = Categorical if isinstance(actions, Discrete) else DiagGaussian
+    assert isinstance(output.distribution, expected)
+    assert jax.tree.leaves(output.distribution)[0].shape == (T, B, 4 if expected is Categorical else 2)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), output, output_unrolled)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), memory, memory_unrolled)
+
+
+def test_memory_is_forgotten_at_a_reset_and_only_there():
+    network = pgjax.GRU(hidden=(8,), memory_size=6)
+    params = network.init(jax.random.key(0), VECTOR, Discrete(2))
+    obs = jnp.ones((2, 3))
+    full = jax.tree.map(lambda x: x + 1.0, network.initial_memory(2))
+    after, _ = network.step(params, full, obs, jnp.array([True, False]))
+    from_nothing, _ = network.step(params, network.initial_memory(2), obs, jnp.array([False, False]))
+    for name in after:
+        np.testing.assert_allclose(after[name][0], from_nothing[name][0], rtol=1e-6)
+        assert not np.allclose(after[name][1], from_nothing[name][1])
+
+
+def test_only_recurrent_networks_have_memory():
+    assert has_memory(pgjax.GRU())
+    assert not has_memory(pgjax.MLP())
+    assert not has_memory(pgjax.CNN())
+
+
+def test_shared_torso_is_one_torso():
+    separate = pgjax.MLP(hidden=(8,)).init(jax.random.key(0), VECTOR, Discrete(2))
+    shared = pgjax.MLP(hidden=(8,), shared_torso=True).init(jax.random.key(0), VECTOR, Discrete(2))
+    assert separate.keys() == {"actor", "critic", "policy", "value"}
+    assert shared.keys() == {"shared", "policy", "value"}
+    weights = [separate[name]["params"]["Dense_0"]["kernel"] for name in ("actor", "critic")]
+    assert not np.allclose(*weights), "separate torsos start from different keys"
+
+
+def test_initial_gains():
+    """sqrt(2) for hidden layers, 0.01 for the policy, 1 for the value; log_std starts at 0 and depends on no state."""
+    params = pgjax.MLP(hidden=(8, 8)).init(jax.random.key(0), VECTOR, Box((2,)))
+    kernel = params["actor"]["params"]["Dense_1"]["kernel"]
+    np.testing.assert_allclose(kernel.T @ kernel, 2 * np.eye(8), atol=1e-5)
+    np.testing.assert_allclose(params["policy"]["kernel"].T @ params["policy"]["kernel"], 1e-4 * np.eye(2), atol=1e-9)
+    np.testing.assert_allclose(np.linalg.norm(params["value"]["kernel"]), 1.0, rtol=1e-5)
+    np.testing.assert_array_equal(params["policy"]["log_std"], np.zeros(2))
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (8, 3), (3, 3, 4, 16)])
+def test_orthogonal_initialisation(shape):
+    matrix = np.asarray(orthogonal(1.0)(jax.random.key(1), shape)).reshape(-1, shape[-1])
+    gram = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
+    np.testing.assert_allclose(gram, np.eye(min(matrix.shape)), atol=1e-5)
+
+
+def test_vmapped_init_equals_solo_init():
+    network, keys = pgjax.MLP(hidden=(8,)), jax.random.split(jax.random.key(0), 3)
+    many = jax.vmap(lambda key: network.init(key, VECTOR, Discrete(2)))(keys)
+    solo = network.init(keys[1], VECTOR, Discrete(2))
+    jax.tree.map(lambda m, s: np.testing.assert_allclose(m[1], s, atol=1e-6), many, solo)
+
+
+def test_vmapped_init_does_not_hang():
+    """Batched QRs of independent layers in one program can deadlock on CPU; ours are taken one at a time."""
+    code = """
+import jax, pgjax
+from pgjax.environments.base import Box, Discrete
+init = jax.jit(jax.vmap(lambda key: pgjax.MLP().init(key, Box((4,)), Discrete(2))))
+for seed in range(30):
+    jax.block_until_ready(init(jax.random.split(jax.random.key(seed), 16)))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_bad_networks_are_refused():
+    with pytest.raises(pgjax.InputError, match=r"MLP.activation = 'sigmoidal' is not accepted: expected one of 'tanh'"):
+        pgjax.MLP(activation="sigmoidal")
+    with pytest.raises(pgjax.InputError, match=r"MLP.hidden = \(64, 0\) is not accepted"):
+        pgjax.MLP(hidden=(64, 0))
+    with pytest.raises(pgjax.InputError, match="CNN needs observations of shape"):
+        pgjax.CNN().init(jax.random.key(0), VECTOR, Discrete(2))
+    with pytest.raises(pgjax.InputError, match="do not fit"):
+        pgjax.CNN(kernel_size=7).init(jax.random.key(0), GRID, Discrete(2))
+
+    class NoFeatures(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            return x.sum()
+
+    with pytest.raises(pgjax.InputError, match=r"torso 'actor' maps \(1, 3\) to \(\): expected \(1, features\)"):
+        pgjax.Custom(NoFeatures()).init(jax.random.key(0), VECTOR, Discrete(2))

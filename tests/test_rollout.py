@@ -1,0 +1,95 @@
+"""What a rollout records, and that time limits are bootstrapped from the true successor."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pgjax
+from pgjax.environments.base import Discrete
+from pgjax.rollout import Actor, initial_rollout, rollout
+
+T, B = 12, 3
+
+
+def collect(env, network, seed=0, T=T):
+    params = network.init(jax.random.key(1), env.observation_space, env.action_space)
+    params = jax.tree.map(lambda x: x + 0.05, params)
+    actor = Actor(network.initial_memory, lambda m, obs, reset: network.step(params, m, obs, reset))
+    start = initial_rollout(env, actor, jax.random.key(2), B)
+    roll = jax.jit(lambda state, key: rollout(env, actor, state, key, T))
+    return params, start, roll, *roll(start, jax.random.key(seed))
+
+
+@pytest.fixture(scope="module", params=["mlp", "gru"])
+def collected(request):
+    """CartPole with a time limit of 5: every episode is truncated, and a few rollout steps follow."""
+    network = pgjax.MLP(hidden=(8,)) if request.param == "mlp" else pgjax.GRU(hidden=(8,), memory_size=6)
+    env = pgjax.make("CartPole-v1", max_steps_in_episode=5)
+    return env, network, *collect(env, network)
+
+
+def test_next_value_is_that_of_the_true_successor(collected):
+    """Replays the rollout step by step, in Python, and values the observation before the reset; also with memory."""
+    env, network, params, start, _, _, batch, _ = collected
+    assert np.array(batch.truncated).sum() == 2 * B
+    assert not np.any(batch.terminated)
+    keys = jax.random.split(jax.random.split(jax.random.key(0))[1], (T, B))
+    memory, env_state, obs, reset = start.memory, start.env_state, start.obs, start.reset
+    for t in range(T):
+        memory, output = network.step(params, memory, obs, reset)
+        np.testing.assert_allclose(output.value, batch.value[t], rtol=1e-5)
+        np.testing.assert_allclose(obs, batch.obs[t], atol=1e-6)
+        after = jax.vmap(env.step)(keys[t], env_state, batch.action[t])
+        _, successor = network.step(params, memory, after.next_obs, jnp.zeros(B, bool))
+        np.testing.assert_allclose(successor.value, batch.next_value[t], rtol=1e-5)
+        _, wrong = network.step(params, memory, after.obs, jnp.zeros(B, bool))
+        if np.all(batch.truncated[t]):
+            assert not np.allclose(wrong.value, batch.next_value[t], rtol=1e-5), "valuing the reset would be wrong"
+        env_state, obs, reset = after.state, after.obs, after.terminated | after.truncated
+        np.testing.assert_array_equal(reset, batch.reset[t + 1] if t + 1 < T else reset)
+
+
+def test_log_prob_belongs_to_the_recorded_action(collected):
+    _, network, params, start, _, _, batch, _ = collected
+    _, output = network.unroll(params, start.memory, batch.obs, batch.reset)
+    np.testing.assert_allclose(output.distribution.log_prob(batch.action), batch.log_prob, rtol=1e-5)
+    np.testing.assert_allclose(output.value, batch.value, rtol=1e-5)
+
+
+def test_episode_statistics_count_whole_episodes_across_rollouts():
+    env = pgjax.make("CartPole-v1")
+    _, _, roll, state, batch, _ = collect(env, pgjax.MLP(hidden=(8,)), T=20)
+    all_rewards, all_done, found = [batch.reward], [batch.terminated | batch.truncated], []
+    for seed in range(1, 4):
+        state, batch, metrics = roll(state, jax.random.key(seed))
+        all_rewards.append(batch.reward)
+        all_done.append(batch.terminated | batch.truncated)
+        found.append(metrics)
+    rewards, done = np.concatenate(all_rewards), np.concatenate(all_done)
+    running, ended = np.zeros(B), []
+    for t in range(len(rewards)):
+        running += rewards[t]
+        ended += [(t // 20, r) for r, d in zip(running, done[t], strict=True) if d]
+        running[done[t]] = 0
+    for i, metrics in enumerate(found, start=1):
+        returns = [r for rollout_number, r in ended if rollout_number == i]
+        assert int(metrics["episodes"]) == len(returns) > 0
+        for name, statistic in {"mean": np.mean, "min": np.min, "max": np.max}.items():
+            np.testing.assert_allclose(metrics[f"return_{name}"], statistic(returns), rtol=1e-6)
+            np.testing.assert_allclose(metrics[f"length_{name}"], statistic(returns), rtol=1e-6)
+    np.testing.assert_allclose(state.episode_return, running)
+
+
+def test_no_finished_episode_is_nan_not_zero():
+    *_, metrics = collect(pgjax.make("CartPole-v1"), pgjax.MLP(hidden=(8,)), T=2)
+    assert int(metrics["episodes"]) == 0
+    assert all(np.isnan(metrics[f"{x}_{y}"]) for x in ("return", "length") for y in ("mean", "min", "max"))
+
+
+def test_continuous_actions_are_recorded_as_the_policy_made_them():
+    env = pgjax.make("Pendulum-v1")
+    assert not isinstance(env.action_space, Discrete)
+    *_, batch, _ = collect(env, pgjax.MLP(hidden=(8,)), T=20)
+    assert batch.action.shape == (20, B, 1)
+    assert np.abs(batch.action).max() > 1.0, "unclipped: the log-probability belongs to this number"
