@@ -2,7 +2,8 @@
 
 Names are imported when they are first used, so that `import pgjax` and the command line's help load neither jax nor
 gymnax. Read the rooms in this order: errors, types, environments, distributions, networks, normalize, rollout, returns,
-losses, optimizers, algorithms, train, evaluate, checkpoint, logging, run, cli. Imports point upward in that list.
+losses, optimizers, algorithms, train, evaluate, checkpoint, logging, run, presets, cli. Imports point upward in that
+list.
 """
 
 import importlib

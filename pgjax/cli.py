@@ -106,6 +106,8 @@ def _train(arguments: list[str]) -> None:
             *_flags(cls, tuned),
         ],
     )
+    if flags.episodes < 1:
+        raise InputError(f"--episodes {flags.episodes} is not accepted: expected at least 1")
     if flags.cache:
         _enable_compilation_cache()
     import jax

@@ -16,7 +16,7 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file = path.open("wb")
+        self.file = path.open("wb", buffering=0)
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Append `rows`.
@@ -24,20 +24,14 @@ class JsonLines:
         Raises:
             OSError: they could not be written; what was written before stays readable.
         """
-        lines = "".join(json.dumps({k: _json(v) for k, v in row.items()}) + "\n" for row in rows)
+        lines = "".join(json.dumps({k: _json(v) for k, v in row.items()}) + "\n" for row in rows).encode()
         end = self.file.tell()
         try:
-            self.file.write(lines.encode())
-            self.file.flush()
+            while lines:
+                lines = lines[self.file.write(lines) :]
         except OSError as error:
-            self._drop_what_failed(end)
+            self.file.truncate(end)
             raise OSError(f"cannot write {self.path}: {error.strerror}; what was written before is intact") from error
-
-    def _drop_what_failed(self, end: int) -> None:
-        raw = self.file.detach()  # its buffer still holds what failed, and closing it would write that
-        raw.truncate(end)
-        raw.close()
-        self.file = self.path.open("ab")
 
     def close(self) -> None:
         self.file.close()

@@ -37,7 +37,10 @@ class Output(NamedTuple):
 
 @runtime_checkable
 class Network(Protocol):
-    """The interface. Implement these four methods to bring any network whatever; `Custom` covers most."""
+    """a network such as `pgjax.MLP()` (the interface is `pgjax.networks.Network`)
+
+    Implement these four methods to bring any network whatever; `Custom` covers most.
+    """
 
     def init(self, key: Key, observation_space: Box, action_space: Space) -> Params: ...
 

@@ -1,5 +1,6 @@
 """Tuned settings per algorithm and environment, from `presets.toml`."""
 
+import functools
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,5 +11,10 @@ def preset(algorithm: str, env_id: str) -> dict[str, Any]:
 
     `network` is a table: its `name` and the network's own fields.
     """
-    table = tomllib.loads(Path(__file__).with_name("presets.toml").read_text())
-    return table.get(algorithm, {}).get(env_id, {})
+    return table().get(algorithm, {}).get(env_id, {})
+
+
+@functools.cache
+def table() -> dict[str, dict[str, dict[str, Any]]]:
+    """Algorithm -> environment -> field -> value."""
+    return tomllib.loads(Path(__file__).with_name("presets.toml").read_text())

@@ -113,7 +113,7 @@ def _expected(hint: Any, interval: str | None, value: Any) -> str | None:
         return None if whole and _inside(np.asarray(value), interval) else f"a tuple of whole numbers (int){within}"
     if origin is Annotated:
         hint = typing.get_args(hint)[0]
-    return None if isinstance(value, hint) else f"an object with the methods of {hint.__module__}.{hint.__name__}"
+    return None if isinstance(value, hint) else (hint.__doc__ or hint.__name__).splitlines()[0]
 
 
 def _inside(value: np.ndarray, interval: str | None) -> bool:

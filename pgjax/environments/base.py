@@ -47,7 +47,10 @@ class TimeStep(NamedTuple):
 
 @runtime_checkable
 class Environment(Protocol):
-    """Two pure functions and the two spaces a network is built for."""
+    """an environment such as `pgjax.make(ID)` gives (the interface is `pgjax.environments.base.Environment`)
+
+    Two pure functions, and the two spaces a network is built for.
+    """
 
     @property
     def name(self) -> str: ...

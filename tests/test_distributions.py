@@ -1,0 +1,335 @@
+"""Distributions against scipy, numerical integration and Monte Carlo."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.stats
+
+from pgjax.distributions import Categorical, Deterministic, DiagGaussian, TanhGaussian
+
+SAMPLES = 50_000
+NAN, INF = float("nan"), float("inf")
+
+
+def array(*numbers):
+    return jnp.array(numbers, jnp.float32)
+
+
+def normal(*shape, seed=0, scale=1.0):
+    return jnp.asarray(scale * np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def examples(seed=0, batch=(2, 3)):
+    """One distribution of each class with random parameters, of which there are three per batch element."""
+    mean, log_std = normal(*batch, 3, seed=seed), normal(*batch, 3, seed=seed + 1, scale=0.5)
+    return {
+        "Categorical": Categorical(normal(*batch, 3, seed=seed, scale=2.0)),
+        "DiagGaussian": DiagGaussian(mean, log_std),
+        "TanhGaussian": TanhGaussian(mean, log_std),
+        "Deterministic": Deterministic(mean),
+    }
+
+
+NAMES = tuple(examples(batch=()))
+DENSITIES = ("DiagGaussian", "TanhGaussian")
+
+
+@jax.jit
+def evaluate(p, q, action):
+    return {"log_prob": p.log_prob(action), "entropy": p.entropy(), "kl": p.kl(q), "mode": p.mode(), "p": p}
+
+
+def repeated(distribution, times):
+    return jax.tree.map(lambda x: jnp.asarray(np.broadcast_to(x, (times, *x.shape))), distribution)
+
+
+@functools.cache
+def sampled(name):
+    """(p, q, many actions drawn from p and their log-probabilities under both), half of them with each of two keys."""
+    p, q = examples(seed=5, batch=())[name], examples(seed=8, batch=())[name]
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(None, None, 0))
+    def draw(p, q, key):
+        action, log_prob = p.sample_and_log_prob(key)
+        return {"action": action, "log_prob": log_prob, "p": p.log_prob(action), "q": q.log_prob(action)}
+
+    half = SAMPLES // 2
+    keys = jnp.stack([jax.random.key(0), jax.random.key(1)])
+    drawn = draw(repeated(p, half), repeated(q, half), keys)
+    return p, q, {k: np.asarray(v).reshape(SAMPLES, *v.shape[2:]) for k, v in drawn.items()}
+
+
+def assert_mean(samples, expected, standard_errors=4.5):
+    """The mean over the leading axis is within so many standard errors of what is expected."""
+    samples = np.asarray(samples, np.float64)
+    bound = standard_errors * samples.std(axis=0) / np.sqrt(len(samples)) + 1e-6
+    assert np.all(np.abs(samples.mean(axis=0) - expected) < bound)
+
+
+def some_action(name):
+    return jnp.ones((2, 3), jnp.int32) if name == "Categorical" else jnp.full((2, 3, 3), 0.25)
+
+
+# Every distribution
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_distribution_is_a_pytree_that_passes_through_jit_and_vmap(name):
+    p, q, action = examples()[name], examples(seed=7)[name], some_action(name)
+    batched = evaluate(p, q, action)
+    mapped = jax.vmap(jax.vmap(evaluate))(p, q, action)
+    assert type(batched["p"]) is type(mapped["p"]) is type(p)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), mapped, batched)
+    assert batched["log_prob"].shape == batched["entropy"].shape == batched["kl"].shape == (2, 3)
+    sample = sampled(name)[2]["action"]
+    assert batched["mode"].shape == action.shape
+    assert sample.shape == (SAMPLES, *action.shape[2:])
+    assert batched["mode"].dtype == sample.dtype == action.dtype
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kl_to_itself_is_zero_and_to_another_positive(name):
+    p, q, action = examples()[name], examples(seed=7)[name], some_action(name)
+    np.testing.assert_allclose(evaluate(p, p, action)["kl"], np.zeros((2, 3)), atol=1e-6)
+    assert np.all(evaluate(p, q, action)["kl"] > 1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nan_parameters_give_nan_and_leave_the_rest_of_the_batch_alone(name):
+    """One NaN in one parameter of batch element (1, 2): log_prob, entropy and KL are NaN there and nowhere else."""
+    p, other, action = examples()[name], examples(seed=7)[name], some_action(name)
+    broken = np.zeros((2, 3), bool)
+    broken[1, 2] = True
+    for parameter in p._fields:
+        values = np.array(getattr(p, parameter))
+        values[1, 2, 0] = NAN
+        nan = p._replace(**{parameter: jnp.asarray(values)})
+        there, back = evaluate(nan, other, action), evaluate(other, nan, action)
+        results = {k: there[k] for k in ("log_prob", "kl", "entropy")} | {"kl from another": back["kl"]}
+        for result, x in results.items():
+            np.testing.assert_array_equal(np.isnan(x), broken, err_msg=f"{result} with NaN {parameter}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_log_prob_returned_with_the_sample_is_log_prob_of_the_sample(name):
+    drawn = sampled(name)[2]
+    inside = np.full(SAMPLES, True)
+    if name == "TanhGaussian":  # nearer to the bounds the rounding of the action itself shows
+        inside = np.all(np.abs(drawn["action"]) < 0.99, axis=-1)
+        assert inside.mean() > 0.5
+    np.testing.assert_allclose(drawn["log_prob"][inside], drawn["p"][inside], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["Categorical", *DENSITIES])
+def test_entropy_and_kl_match_monte_carlo(name):
+    p, q, drawn = sampled(name)
+    assert_mean(-drawn["log_prob"], p.entropy())
+    assert_mean(drawn["p"] - drawn["q"], p.kl(q))  # of the same rounded action, so that its rounding drops out
+
+
+# Categorical
+
+
+def test_categorical_log_prob_entropy_and_kl_match_scipy():
+    p, q = examples()["Categorical"], examples(seed=7)["Categorical"]
+    P, Q = (scipy.special.softmax(np.asarray(d.logits, np.float64), axis=-1) for d in (p, q))
+    for action in range(3):
+        results = evaluate(p, q, jnp.asarray(np.full((2, 3), action, np.int32)))
+        np.testing.assert_allclose(results["log_prob"], np.log(P[..., action]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(results["entropy"], scipy.stats.entropy(P, axis=-1), rtol=1e-5)
+    np.testing.assert_allclose(results["kl"], scipy.stats.entropy(P, Q, axis=-1), rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(results["mode"], P.argmax(axis=-1))
+
+
+def test_categorical_samples_each_action_as_often_as_its_probability_says():
+    p, _, drawn = sampled("Categorical")
+    expected = SAMPLES * scipy.special.softmax(np.asarray(p.logits, np.float64))
+    assert scipy.stats.chisquare(np.bincount(drawn["action"], minlength=3), expected).pvalue > 1e-3
+
+
+def test_categorical_score_has_mean_zero():
+    p, _, drawn = sampled("Categorical")
+    score = jax.jit(jax.vmap(jax.grad(lambda logits, a: Categorical(logits).log_prob(a)), (None, 0)))
+    scores = score(p.logits, jnp.asarray(drawn["action"]))
+    assert np.min(np.std(scores, axis=0)) > 0.05
+    assert_mean(scores, np.zeros(3))
+
+
+def test_masked_actions_have_no_probability_and_no_gradient():
+    """A logit of -inf removes the action: the other two share what is left as if it was not there."""
+    masked, two = Categorical(array(0.5, -INF, -1.0)), Categorical(array(0.5, -1.0))
+    other, uniform = Categorical(array(1.0, -INF, 1.0)), Categorical(array(1.0, 1.0))
+    full = Categorical(array(0.5, 0.0, -1.0))
+
+    @jax.jit
+    def results_and_gradients(p, q, action):
+        entropy, by_entropy = jax.value_and_grad(lambda p: p.entropy())(p)
+        kl, by_kl = jax.value_and_grad(lambda pq: pq[0].kl(pq[1]))((p, q))
+        log_prob, by_log_prob = jax.value_and_grad(lambda p: p.log_prob(action))(p)
+        return (entropy, kl, log_prob), [d.logits for d in (by_entropy, *by_kl, by_log_prob)]
+
+    results, gradients = results_and_gradients(masked, other, jnp.int32(2))
+    expected, without = results_and_gradients(two, uniform, jnp.int32(1))
+    np.testing.assert_allclose(results, expected, rtol=1e-5)
+    for gradient, shorter in zip(gradients, without, strict=True):
+        np.testing.assert_allclose(gradient, [shorter[0], 0.0, shorter[1]], rtol=1e-5, atol=1e-7)
+
+    assert results_and_gradients(masked, other, jnp.int32(1))[0][2] == -INF
+    assert results_and_gradients(full, masked, jnp.int32(0))[0][1] == INF
+    action, _ = repeated(masked, 1000).sample_and_log_prob(jax.random.key(0))
+    assert set(np.unique(action)) == {0, 2}
+
+
+def test_categorical_with_huge_logits_stays_finite():
+    certain = Categorical(array(1e4, -1e4, 0.0))
+    assert certain.log_prob(jnp.int32(1)) == -2e4
+    entropy, gradient = jax.jit(jax.value_and_grad(lambda p: p.entropy()))(certain)
+    assert entropy == 0.0
+    assert np.all(np.isfinite(gradient.logits))
+
+
+# Gaussian
+
+
+def test_gaussian_log_prob_entropy_and_kl_match_scipy():
+    p, q = examples()["DiagGaussian"], examples(seed=7)["DiagGaussian"]
+    x = normal(2, 3, 3, seed=9, scale=2.0)
+    results = evaluate(p, q, x)
+    frozen, other = (
+        scipy.stats.norm(np.asarray(d.mean, np.float64), np.exp(np.asarray(d.log_std, np.float64))) for d in (p, q)
+    )
+    np.testing.assert_allclose(results["log_prob"], frozen.logpdf(x).sum(axis=-1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(results["entropy"], frozen.entropy().sum(axis=-1), rtol=1e-5)
+    np.testing.assert_array_equal(results["mode"], p.mean)
+
+    grid = np.linspace(-30.0, 30.0, 6_001)[:, None, None, None]
+    integrand = frozen.pdf(grid) * (frozen.logpdf(grid) - other.logpdf(grid))
+    kl = scipy.integrate.trapezoid(integrand, dx=1e-2, axis=0).sum(axis=-1)
+    np.testing.assert_allclose(results["kl"], kl, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_samples_have_the_right_distribution_and_independent_dimensions(name):
+    p, _, drawn = sampled(name)
+    u = np.asarray(drawn["action"], np.float64)
+    if name == "TanhGaussian":
+        assert np.mean(np.abs(u) == 1.0) < 0.005  # rounded to the bounds
+        u = np.arctanh(np.clip(u, -1.0 + 1e-8, 1.0 - 1e-8))
+    for d in range(3):
+        cdf = scipy.stats.norm(float(p.mean[d]), np.exp(float(p.log_std[d]))).cdf
+        assert scipy.stats.kstest(u[:, d], cdf).pvalue > 1e-3
+    correlation = np.corrcoef(u, rowvar=False)[np.triu_indices(3, 1)]
+    assert np.all(np.abs(correlation) < 4.5 / np.sqrt(SAMPLES))
+
+
+def test_samples_of_densities_are_differentiable_in_the_parameters():
+    """d a / d mean is 1 for a Gaussian and 1 - a^2 for its tanh; d a / d log_std is that times (u - mean)."""
+    mean, log_std = array(0.2, -0.4), array(-0.5, 0.1)
+    for cls in (DiagGaussian, TanhGaussian):
+
+        def sample(mean, log_std, cls=cls):
+            action, _ = cls(mean, log_std).sample_and_log_prob(jax.random.key(3))
+            return action, action
+
+        (by_mean, by_log_std), action = jax.jit(jax.jacobian(sample, (0, 1), has_aux=True))(mean, log_std)
+        u, slope = (np.arctanh(action), 1 - action**2) if cls is TanhGaussian else (action, np.ones(2))
+        np.testing.assert_allclose(by_mean, np.diag(slope), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(by_log_std, np.diag(slope * (u - np.asarray(mean))), rtol=1e-3, atol=1e-5)
+
+
+# tanh of a Gaussian
+
+SHAPES = [(0.0, -1.0), (0.3, -0.5), (1.5, 0.0), (-3.0, 0.5), (0.0, 1.0), (0.5, 2.0)]
+"""(mean, log_std) from a narrow peak to nearly all probability at the two bounds."""
+
+
+tanh_log_prob = jax.jit(lambda mean, log_std, a: TanhGaussian(mean, log_std).log_prob(a))
+
+
+def tanh_density(mean, log_std, a):
+    """Density at the points `a`, one per batch element."""
+    a = jnp.asarray(a, jnp.float32)[:, None]
+    parameters = (jnp.asarray(np.full(a.shape, x, np.float32)) for x in (mean, log_std))
+    return np.exp(np.asarray(tanh_log_prob(*parameters, a), np.float64))
+
+
+@pytest.mark.parametrize(("mean", "log_std"), SHAPES)
+def test_tanh_gaussian_density_is_the_slope_of_its_cdf(mean, log_std):
+    a = np.linspace(-0.95, 0.95, 39).astype(np.float32)
+    wide, h = a.astype(np.float64), 1e-6
+    cdf = scipy.stats.norm(mean, np.exp(log_std)).cdf
+    slope = (cdf(np.arctanh(wide + h)) - cdf(np.arctanh(wide - h))) / (2 * h)
+    np.testing.assert_allclose(tanh_density(mean, log_std, a), slope, rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("mean", "log_std"), SHAPES[:3])
+def test_tanh_gaussian_density_integrates_to_one(mean, log_std):
+    cells = 100_000
+    middle = (np.arange(cells) + 0.5) * (2.0 / cells) - 1.0
+    assert tanh_density(mean, log_std, middle).sum() * 2.0 / cells == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(("mean", "log_std"), SHAPES)
+def test_tanh_gaussian_entropy_matches_integration_within_a_hundredth(mean, log_std):
+    """Simpson's rule over +-12 standard deviations of u for E[log(1 - tanh(u)^2)] = E[-2 log cosh(u)], in float64."""
+    std = np.exp(log_std)
+    u = np.linspace(mean - 12 * std, mean + 12 * std, 20_001)
+    log_cosh = np.abs(u) + np.log1p(np.exp(-2 * np.abs(u))) - np.log(2)
+    frozen = scipy.stats.norm(mean, std)
+    expected = frozen.entropy() - 2 * scipy.integrate.simpson(frozen.pdf(u) * log_cosh, x=u)
+    entropy = TanhGaussian(array(mean), array(log_std)).entropy()
+    assert entropy == pytest.approx(expected, abs=1e-3 if log_std <= 0 else 1e-2, rel=1e-3 if log_std <= 0 else 1e-2)
+
+
+def test_tanh_gaussian_log_prob_is_exact_up_to_the_last_float_inside_the_bounds():
+    """The density of u = arctanh(a) over the slope of tanh there, in float64 from the same float32 action."""
+    last = np.nextafter(np.float32(1), np.float32(0))
+    a = np.array([0.0, 0.9, 0.999, 0.99999, np.nextafter(last, np.float32(0)), last], np.float32)
+    a = a.astype(np.float64)
+    expected = scipy.stats.norm(7.0, 1.0).pdf(np.arctanh(a)) / (1 - a**2)
+    np.testing.assert_allclose(tanh_density(7.0, 0.0, a), expected, rtol=0.01)
+    np.testing.assert_allclose(tanh_density(-7.0, 0.0, -a), expected, rtol=0.01)
+
+
+def test_tanh_gaussian_stays_finite_where_tanh_rounds_to_one():
+    mean = jnp.asarray(np.repeat([[1e4], [-1e4], [50.0], [-50.0], [0.0]], 3, axis=1), jnp.float32)
+    log_std = repeated(array(-5.0, 0.0, 2.0), 5)
+    bound = jnp.where(mean < 0, -1.0, 1.0)
+
+    @jax.jit
+    @functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
+    def gradients_and_results(mean, log_std):
+        p = TanhGaussian(mean, log_std)
+        action, log_prob = p.sample_and_log_prob(jax.random.key(0))
+        results = (action, log_prob, p.log_prob(bound), p.log_prob(-bound), p.entropy(), p.mode())
+        return sum(jnp.sum(r) for r in results), results
+
+    gradients, results = gradients_and_results(mean, log_std)
+    for x in (*results, *gradients):
+        assert np.all(np.isfinite(x))
+    assert np.all(np.abs(results[0]) <= 1.0)
+    np.testing.assert_allclose(results[-1], np.tanh(mean), rtol=1e-5, atol=1e-6)
+    gaussian_entropy = np.sum(0.5 * np.log(2 * np.pi * np.e) + np.array([-5.0, 0.0, 2.0]))
+    log_slope = 3 * (2 * np.log(2) - 2e4)  # 1 - tanh(u)^2 = 4 exp(-2u) out there
+    np.testing.assert_allclose(results[-2][:2], np.full(2, gaussian_entropy + log_slope), rtol=1e-6)
+
+
+# Deterministic
+
+
+def test_deterministic_is_a_point_mass():
+    p = Deterministic(array(0.5, -2.0))
+    action, log_prob = p.sample_and_log_prob(jax.random.key(0))
+    np.testing.assert_array_equal(action, p.action)
+    np.testing.assert_array_equal(p.mode(), p.action)
+    assert log_prob == 0.0
+    assert p.log_prob(array(0.5, -2.0)) == 0.0
+    assert p.log_prob(array(0.5, -1.0)) == -INF
+    assert p.entropy() == 0.0
+    assert p.kl(p) == 0.0
+    assert p.kl(Deterministic(array(0.5, -1.0))) == INF

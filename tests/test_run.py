@@ -1,0 +1,179 @@
+"""A run on disk: what is written, what is refused, and what survives a failure."""
+
+import dataclasses
+import errno
+import importlib
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import pgjax
+from pgjax import checkpoint
+from pgjax.environments import probes
+from pgjax.logging import JsonLines
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("runs") / "one"
+    return directory, pgjax.run(tiny, seed=3, directory=directory, progress=False)
+
+
+def lines(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_run_is_train_with_files(finished, tiny, train):
+    directory, result = finished
+    state, metrics = train(tiny, jax.random.key(3))
+    jax.tree.map(np.testing.assert_array_equal, result.state.params, state.params)
+    for name, values in metrics.items():
+        np.testing.assert_array_equal(result.metrics[name], values)
+    rows = lines(directory)
+    assert [row["iteration"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["steps"] for row in rows] == [32 * i for i in range(1, 7)]
+    assert result.steps == 192
+    for row, expected in zip(rows, np.asarray(metrics["policy_loss"]), strict=True):
+        assert row["policy_loss"] == pytest.approx(float(expected), rel=1e-6)
+    absent = [row["return_mean"] is None for row in rows]
+    np.testing.assert_array_equal(absent, np.asarray(metrics["episodes"]) == 0)
+
+
+def test_config_makes_the_algorithm_again(finished, tiny):
+    config = checkpoint.read_config(finished[0])
+    assert config["seed"] == 3
+    assert config["versions"].keys() == {"pgjax", "jax", "flax", "optax", "gymnax"}
+    assert_same_algorithm(checkpoint.from_config(config), tiny)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        pgjax.GRU(hidden=(8, 4), memory_size=3, activation="relu"),
+        pgjax.CNN(channels=(4,), hidden=(8,), shared_torso=True),
+    ],
+    ids=["gru", "cnn"],
+)
+def test_any_config_survives_json(tiny_ppo, network):
+    env = pgjax.make("DeepSea-bsuite", size=6, unscaled_move_cost=0.3)
+    algorithm = tiny_ppo(env, network=network, target_kl=0.1, max_grad_norm=float("inf"), normalize_obs=True)
+    config = json.loads(json.dumps(checkpoint.to_config(algorithm, 0), allow_nan=False))
+    assert_same_algorithm(checkpoint.from_config(config), algorithm)
+
+
+def assert_same_algorithm(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_config_of_somebodys_own_code_says_so(tiny_ppo):
+    config = json.loads(json.dumps(checkpoint.to_config(tiny_ppo(probes.Recall()), 0)))
+    with pytest.raises(pgjax.InputError, match=r"code of its own, .*Recall"):
+        checkpoint.from_config(config)
+
+
+def test_checkpoint_restores_every_leaf(finished, tiny):
+    directory, result = finished
+    restored = checkpoint.load_checkpoint(directory / "checkpoints", lambda: tiny.init(jax.random.key(0)))
+    assert jax.tree.structure(restored) == jax.tree.structure(result.state)
+    for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(result.state), strict=True):
+        assert a.dtype == b.dtype
+        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
+def test_missing_or_foreign_checkpoints_are_refused(finished, tiny, tmp_path):
+    directory, _ = finished
+    with pytest.raises(pgjax.InputError, match="holds no checkpoint"):
+        checkpoint.load_checkpoint(tmp_path, lambda: tiny.init(jax.random.key(0)))
+    wider = dataclasses.replace(tiny, network=pgjax.MLP(hidden=(16,)))
+    with pytest.raises(pgjax.InputError, match=r"of another shape: .*float32\[8\], expected float32\[16\].*more"):
+        checkpoint.load_checkpoint(directory / "checkpoints", lambda: wider.init(jax.random.key(0)))
+    (tmp_path / "5").mkdir()
+    with pytest.raises(pgjax.InputError, match="is damaged"):
+        checkpoint.load_checkpoint(tmp_path, lambda: tiny.init(jax.random.key(0)))
+
+
+def test_a_directory_with_a_run_or_out_of_reach_is_refused(finished, tiny, tmp_path):
+    directory, _ = finished
+    before = (directory / "metrics.jsonl").read_bytes()
+    with pytest.raises(pgjax.InputError, match="already holds a run"):
+        pgjax.run(tiny, directory=directory, progress=False)
+    assert (directory / "metrics.jsonl").read_bytes() == before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(pgjax.InputError, match=r"cannot be written: Not a directory"):
+        pgjax.run(tiny, directory=tmp_path / "file" / "run", progress=False)
+
+
+def test_a_damaged_config_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"algorithm": "pp')
+    with pytest.raises(pgjax.InputError, match=r"config.json is damaged"):
+        checkpoint.read_config(tmp_path)
+
+
+def test_a_run_that_turns_non_finite_stops_with_the_metric_named(tiny, tmp_path):
+    """A huge value coefficient overflows the loss; the rows before it stay, and no checkpoint of it is written."""
+    bad = dataclasses.replace(tiny, vf_coef=3e38, learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match=r"iteration \d+: .*(grad_norm|value_loss).* not finite"):
+        pgjax.run(bad, directory=tmp_path / "run", progress=False)
+    assert all(np.isfinite(row["value_loss"]) for row in lines(tmp_path / "run"))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_half_a_line_is_never_left_behind(tmp_path):
+    """A file size limit stands for a full disk: the write that does not fit is undone, the lines before stay."""
+    code = f"""
+import pathlib, resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from pgjax.logging import JsonLines
+sink = JsonLines(pathlib.Path({str(tmp_path / "metrics.jsonl")!r}))
+sink.write([{{"iteration": i, "x": 0.1}} for i in range(10)])
+resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))
+try:
+    sink.write([{{"iteration": i, "x": 0.1}} for i in range(10, 40)])
+except OSError as error:
+    print(error)
+sink.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "cannot write" in done.stdout
+    assert "intact" in done.stdout
+    assert [row["iteration"] for row in lines(tmp_path)] == list(range(10))
+
+
+def test_a_full_disk_stops_the_run_and_what_was_written_stays(tiny, tmp_path, monkeypatch):
+    written = []
+
+    def full(self, rows):
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(original(self, rows))
+
+    original = JsonLines.write
+    monkeypatch.setattr(JsonLines, "write", full)
+    monkeypatch.setattr(importlib.import_module("pgjax.run"), "CHUNK_SECONDS", 0.0)
+    with pytest.raises(OSError, match="No space left"):
+        pgjax.run(tiny, directory=tmp_path / "run", progress=False)
+    assert [row["iteration"] for row in lines(tmp_path / "run")] == [1]
+    assert checkpoint.read_config(tmp_path / "run")["algorithm"] == "ppo"
+
+
+def test_progress_is_a_plain_line_per_chunk_without_a_terminal(tiny, capsys):
+    rounded = dataclasses.replace(tiny, total_steps=200)
+    pgjax.run(rounded)
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0].startswith(
+        "total_steps = 200 is not a multiple of one iteration (32 steps): training 6 iterations = 192"
+    )
+    assert shown[1].startswith("32/192 steps, ")
+    assert shown[-1].startswith("192/192 steps, ")
+
+
+def test_train_says_what_it_does_with_an_odd_budget(tiny):
+    with pytest.warns(UserWarning, match="training 6 iterations = 192 steps"):
+        jax.eval_shape(pgjax.train, dataclasses.replace(tiny, total_steps=200), jax.random.key(0))

@@ -1,0 +1,35 @@
+"""Learning on real environments, and every environment there is: minutes, so only with `pytest -m slow`."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+
+def launch(script, *arguments):
+    command = [sys.executable, "-W", "error", str(EXPERIMENTS / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=3000).stdout
+
+
+@pytest.mark.slow
+def test_presets_reach_their_goals(tmp_path):
+    """Ten seeds per environment; without memory MemoryChain stays at chance."""
+    launch("ppo_learning.py", "--out", tmp_path)
+    rows = json.loads((tmp_path / "ppo_learning.json").read_text())["rows"]
+    assert len(rows) == 7
+    for row in rows:
+        if row["goal"] is None:
+            assert abs(row["interquartile_mean"]) < 0.2, row["name"]
+        else:
+            assert row["interquartile_mean"] >= row["goal"], row["name"]
+
+
+@pytest.mark.slow
+def test_the_cartpole_policy_balances_gymnasiums_own():
+    figures = dict(re.findall(r"(\w+)=([\d.]+)", launch("gymnasium_transfer.py")))
+    assert float(figures["return_mean_gymnasium"]) >= 475
