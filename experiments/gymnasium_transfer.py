@@ -1,4 +1,4 @@
-"""Does our CartPole mean what we say? Trains it here, exports the policy to NumPy, and plays Gymnasium's own CartPole-v1.
+"""Does our CartPole mean what we say? Trains here, exports the policy to NumPy, plays Gymnasium's own CartPole-v1.
 
     python experiments/gymnasium_transfer.py
 

@@ -3,8 +3,8 @@
     python experiments/ppo_learning.py                         # every environment of the table
     python experiments/ppo_learning.py --envs CartPole-v1      # one of them
 
-Writes ppo_learning.json (configs and every seed's figure), ppo_learning.md (the table) and ppo_learning.png (the learning
-curves). The presets were tuned on seeds from 1000 on; the seeds reported here are 0, 1, 2, ...
+Writes ppo_learning.json (configs and every seed's figure), ppo_learning.md (the table) and ppo_learning.png (the
+learning curves). The presets were tuned on seeds from 1000 on; the seeds reported here are 0, 1, 2, ...
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from scipy import stats
 
 import pgjax
 from pgjax.checkpoint import to_config
-from pgjax.networks import NETWORKS
+from pgjax.networks import make_network
 from pgjax.presets import preset
 
 GOALS = {
@@ -50,10 +50,8 @@ class Options:
 def from_preset(env_id: str, network: Any = None) -> pgjax.PPO:
     """PPO as the command line would make it, or with another network."""
     fields = preset("ppo", env_id)
-    tuned = fields.pop("network", {"name": "mlp"})
-    own = {k: tuple(v) if isinstance(v, list) else v for k, v in tuned.items() if k != "name"}
-    env = pgjax.make(env_id, **ENV_PARAMS.get(env_id, {}))
-    return pgjax.PPO(env, network=network or NETWORKS[tuned["name"]](**own), **fields)
+    tuned = make_network(**fields.pop("network", {"name": "mlp"}))
+    return pgjax.PPO(pgjax.make(env_id, **ENV_PARAMS.get(env_id, {})), network=network or tuned, **fields)
 
 
 def train_seeds(ppo: pgjax.PPO, seeds: int, episodes: int) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """What a run leaves on disk besides its metrics: the config that makes the algorithm again, and the state."""
 
 import dataclasses
+import errno
 import json
 import math
+import os
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 from pgjax.algorithms import ALGORITHMS, algorithm_class
 from pgjax.environments.gymnax import GymnaxEnvironment, make
 from pgjax.errors import InputError
-from pgjax.networks import NETWORKS
+from pgjax.networks import NETWORKS, make_network
 from pgjax.train import Algorithm
 
 VERSIONED = ("pgjax", "jax", "flax", "optax", "gymnax")
@@ -46,10 +48,9 @@ def from_config(config: dict[str, Any]) -> Algorithm:
     if own:
         raise InputError(f"this run used code of its own, which its config cannot make again: {', '.join(own)}")
     values = {k: tuple(v) if isinstance(v, list) else _number(v) for k, v in config["hyperparameters"].items()}
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in network.items() if k != "name"}
     return algorithm_class(config["algorithm"])(
         env=make(env["id"], **env["constructor"], **env["params"]),
-        network=NETWORKS[network["name"]](**fields),
+        network=make_network(**network),
         **values,
     )
 
@@ -111,8 +112,9 @@ def save_checkpoint(directory: Path, iteration: int, state: Any) -> Path:
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             checkpointer.save(path, {name: np.asarray(leaf) for name, leaf in _named_leaves(state).items()})
-    except Exception as error:  # tensorstore reports a full disk as ValueError
-        raise OSError(f"cannot write the checkpoint {path}: {error}") from error
+    except Exception as error:  # tensorstore reports a full disk as ValueError, at great length
+        reason = os.strerror(errno.ENOSPC) if "No space left" in str(error) else str(error)[:200]
+        raise OSError(f"cannot write the checkpoint {path}: {reason}") from error
     return path
 
 

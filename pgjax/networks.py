@@ -259,7 +259,12 @@ class GRU:
 
 
 NETWORKS = {"mlp": MLP, "cnn": CNN, "gru": GRU}
-"""The networks by the name the command line and stored configs use."""
+"""The networks by the name that the command line, presets and stored configs use."""
+
+
+def make_network(name: str, **fields: Any) -> Network:
+    """A network from what JSON or TOML says of it, where tuples are lists."""
+    return NETWORKS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 
 
 def has_memory(network: Network) -> bool:

@@ -11,7 +11,7 @@ def preset(algorithm: str, env_id: str) -> dict[str, Any]:
 
     `network` is a table: its `name` and the network's own fields.
     """
-    return table().get(algorithm, {}).get(env_id, {})
+    return dict(table().get(algorithm, {}).get(env_id, {}))
 
 
 @functools.cache

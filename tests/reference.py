@@ -69,7 +69,7 @@ def gae(reward, value, next_value, terminated, truncated, gamma, gae_lambda):
 
 
 def vtrace(reward, value, next_value, terminated, truncated, gamma, ratio, gae_lambda=1.0, rho_clip=1.0, c_clip=1.0):
-    """v_t = V_t + sum_{s=t}^{end} gamma^(s-t) (prod_{i=t}^{s-1} c_i) rho_s delta_s, and the advantage towards v_{t+1}."""
+    """v_t = V_t + sum_{s=t}^{end} gamma^(s-t) (prod_{i=t}^{s-1} c_i) rho_s delta_s, and the advantage."""
     T = len(reward)
     target = np.zeros(T)
     for t in range(T):

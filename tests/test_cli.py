@@ -9,6 +9,7 @@ import pgjax
 from pgjax import cli, presets
 from pgjax.algorithms import ALGORITHMS, algorithm_class
 from pgjax.environments.catalog import CATALOG
+from pgjax.networks import make_network
 
 TINY = ["--total-steps", "96", "--num-envs", "4", "--num-steps", "8", "--num-epochs", "1", "--num-minibatches", "1"]
 
@@ -112,14 +113,10 @@ def test_help_shows_every_field_with_its_sentence(capsys):
 
 
 def test_presets_name_known_environments_and_accepted_fields():
-    from pgjax.networks import NETWORKS
-
     for algorithm in ALGORITHMS:
         for env_id in CATALOG:
-            fields = dict(presets.preset(algorithm, env_id))
-            network = dict(fields.pop("network", {"name": "mlp"}))
-            cls = NETWORKS[network.pop("name")]
-            network = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in network.items()})
+            fields = presets.preset(algorithm, env_id)
+            network = make_network(**fields.pop("network", {"name": "mlp"}))
             if fields:
                 made = algorithm_class(algorithm)(env=pgjax.make(env_id), network=network, **fields)
                 assert made.total_steps % made.steps_per_iteration == 0

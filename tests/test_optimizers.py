@@ -115,6 +115,14 @@ def test_shuffled_is_a_permutation_that_differs_between_keys(n):
         assert abs(np.corrcoef(first, np.arange(n))[0, 1]) < 5 / np.sqrt(n)
 
 
+@pytest.mark.parametrize("n", [64, 1000, 8192, 2**16, 70_000])
+def test_neighbours_in_a_shuffled_order_ascend_half_of_the_time(n):
+    """Ties that fall back to index order would ascend; their number in a random order has variance (n + 1) / 12."""
+    order = np.asarray(jax.jit(lambda key: optimizers.shuffled(key, n))(jax.random.key(0)))
+    ascents = np.sum(order[1:] > order[:-1])
+    assert abs(ascents - (n - 1) / 2) < 4.5 * np.sqrt((n + 1) / 12)
+
+
 @pytest.mark.parametrize("n", [3, 4])
 def test_every_permutation_is_equally_likely(n):
     """Chi-square over all n! orders; the position of each element is then uniform too."""
