@@ -1,9 +1,9 @@
 """pgjax: a training run is a pure function, `train(algorithm, key) -> (state, metrics)`.
 
 Names are imported when they are first used, so that `import pgjax` and the command line's help load neither jax nor
-gymnax. Read the rooms in this order: errors, types, environments, distributions, networks, normalize, rollout, returns,
-losses, optimizers, algorithms, train, evaluate, checkpoint, logging, run, presets, cli. Imports point upward in that
-list.
+gymnax. Read the rooms in this order: errors, rundir, types, environments, distributions, networks, normalize, rollout,
+returns, losses, optimizers, algorithms, train, evaluate, checkpoint, logging, run, plotting, presets, cli. Imports point
+upward in that list.
 """
 
 import importlib
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pgjax.networks import MLP as MLP
     from pgjax.networks import Custom as Custom
     from pgjax.run import Result as Result
+    from pgjax.run import load as load
+    from pgjax.run import resume as resume
     from pgjax.run import run as run
     from pgjax.train import train as train
     from pgjax.types import InputError as InputError
@@ -40,8 +42,11 @@ _EXPORTS = {
     "evaluate": "evaluate",
     "Evaluation": "evaluate",
     "run": "run",
+    "resume": "run",
+    "load": "run",
     "Result": "run",
     "InputError": "errors",
+    "Interrupted": "errors",
 }
 __all__ = list(_EXPORTS)
 

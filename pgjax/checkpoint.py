@@ -1,14 +1,16 @@
-"""What a run leaves on disk besides its metrics: the config that makes the algorithm again, and the state."""
+"""What makes a run again: the config as JSON, and the states orbax keeps."""
 
 import dataclasses
 import errno
-import json
+import hashlib
+import logging
 import math
 import os
+import warnings
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -22,7 +24,7 @@ from pgjax.train import Algorithm
 VERSIONED = ("pgjax", "jax", "flax", "optax", "gymnax")
 
 
-def to_config(algorithm: Any, seed: int) -> dict[str, Any]:
+def to_config(algorithm: Any) -> dict[str, Any]:
     """Everything that makes `algorithm` again, as JSON values; the `repr` of what cannot be made from JSON."""
     names = {cls: name for name, (cls, _) in ALGORITHMS.items()}
     values = {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
@@ -32,8 +34,6 @@ def to_config(algorithm: Any, seed: int) -> dict[str, Any]:
         "env": _env_config(env),
         "network": _network_config(network),
         "hyperparameters": {name: _plain(value) for name, value in values.items()},
-        "seed": seed,
-        "versions": {package: metadata.version(package) for package in VERSIONED},
     }
 
 
@@ -49,10 +49,19 @@ def from_config(config: dict[str, Any]) -> Algorithm:
         raise InputError(f"this run used code of its own, which its config cannot make again: {', '.join(own)}")
     values = {k: tuple(v) if isinstance(v, list) else _number(v) for k, v in config["hyperparameters"].items()}
     return algorithm_class(config["algorithm"])(
-        env=make(env["id"], **env["constructor"], **env["params"]),
-        network=make_network(**network),
-        **values,
+        env=make(env["id"], **env["constructor"], **env["params"]), network=make_network(**network), **values
     )
+
+
+def versions() -> dict[str, str]:
+    """Of everything that can change a run's numbers."""
+    return {package: metadata.version(package) for package in VERSIONED}
+
+
+def version_changes(stored: dict[str, str]) -> str:
+    """What differs between the versions a run was written with and those here; empty if nothing does."""
+    here = versions()
+    return ", ".join(f"{p} {stored.get(p)} -> {here[p]}" for p in here if stored.get(p) != here[p])
 
 
 def _env_config(env: Any) -> dict[str, Any]:
@@ -66,7 +75,8 @@ def _network_config(network: Any) -> dict[str, Any]:
     names = {cls: name for name, cls in NETWORKS.items()}
     if type(network) not in names:
         return {"object": repr(network)}
-    return {"name": names[type(network)]} | {f.name: getattr(network, f.name) for f in dataclasses.fields(network)}
+    fields = {f.name: _plain(getattr(network, f.name)) for f in dataclasses.fields(network)}
+    return {"name": names[type(network)]} | fields
 
 
 def _plain(value: Any) -> Any:
@@ -74,6 +84,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
         array = np.asarray(value)
         value = (array.astype(str).astype(float) if array.dtype.kind == "f" else array).tolist()
+    if isinstance(value, tuple):
+        return list(value)
     return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
@@ -81,62 +93,95 @@ def _number(value: Any) -> Any:
     return float(value) if value in ("inf", "-inf") else value
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+class Checkpoints:
+    """The newest `keep` states of a run and the best one, under one directory, written beside the training.
 
-
-def read_config(run: Path) -> dict[str, Any]:
-    """The config stored in a run directory.
-
-    Raises:
-        InputError: there is none, or it is not JSON.
+    Orbax writes each state to a temporary directory that gets its name only when it is complete. A digest of every leaf
+    is stored with it and compared on restoring.
     """
-    path = Path(run) / "config.json"
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"{run} holds no run: cannot read {path} ({error.strerror})") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is damaged: {error}") from error
 
+    def __init__(self, directory: Path, keep: int | None) -> None:
+        """`keep` None only reads: what another process is writing stays untouched."""
+        # Orbax costs a second to import, and only runs that are kept need it. It logs whole tracebacks of errors that
+        # it raises as well.
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-def save_checkpoint(directory: Path, iteration: int, state: Any) -> Path:
-    """Write every leaf of `state` to `directory/<iteration>`; the directory appears only when it is complete.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
 
-    Raises:
-        OSError: it could not be written; checkpoints that were there are untouched.
-    """
-    import orbax.checkpoint as ocp  # costs a second, and only runs that write need it
+        def evaluated(metrics: dict[str, float]) -> float:
+            return metrics["return_mean"]
 
-    path = (Path(directory) / str(iteration)).absolute()
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(path, {name: np.asarray(leaf) for name, leaf in _named_leaves(state).items()})
-    except Exception as error:  # tensorstore reports a full disk as ValueError, at great length
-        reason = os.strerror(errno.ENOSPC) if "No space left" in str(error) else str(error)[:200]
-        raise OSError(f"cannot write the checkpoint {path}: {reason}") from error
-    return path
+        kept = AnyPreservationPolicy([LatestN(keep), BestN(get_metric_fn=evaluated, reverse=False, n=1)])
+        self.ocp = ocp
+        self.read_only = keep is None
+        self.manager = ocp.CheckpointManager(
+            directory.absolute(),
+            item_handlers={"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=None if self.read_only else kept,
+                best_fn=evaluated,
+                best_mode="max",
+                read_only=self.read_only,
+                cleanup_tmp_directories=not self.read_only,
+            ),
+        )
 
+    def save(self, iteration: int, state: Any, return_mean: float) -> None:
+        """Copy `state`, the one that was evaluated to `return_mean`, and write it in the background.
 
-def load_checkpoint(directory: Path, init: Callable[[], Any]) -> Any:
-    """The state in the newest checkpoint under `directory`, with the structure of what `init` would give.
+        Raises:
+            OSError: this one or the one before could not be written; the complete ones are untouched.
+        """
+        leaves = {name: np.array(leaf) for name, leaf in _named_leaves(state).items()}
+        meta = {"sha256": {name: _digest(leaf) for name, leaf in leaves.items()}, "versions": versions()}
+        items = self.ocp.args.Composite(state=self.ocp.args.PyTreeSave(leaves), meta=self.ocp.args.JsonSave(meta))
+        worst = float(np.finfo(np.float32).min)
+        metrics = {"return_mean": return_mean if math.isfinite(return_mean) else worst}
+        self._guard(lambda: self.manager.save(iteration, args=items, metrics=metrics))
 
-    Raises:
-        InputError: there is no checkpoint, or its leaves have other names, shapes or types than `init`'s.
-    """
-    import orbax.checkpoint as ocp
+    def wait(self) -> None:
+        """Return when everything is on disk."""
+        self._guard(self.manager.wait_until_finished)
 
-    saved = [p for p in Path(directory).glob("*") if p.name.isdigit()]
-    if not saved:
-        raise InputError(f"{directory} holds no checkpoint: the run has not finished, or its files were moved")
-    path = max(saved, key=lambda p: int(p.name)).absolute()
-    expected = jax.eval_shape(init)
-    wanted = {name: (leaf.shape, leaf.dtype) for name, leaf in _named_leaves(expected).items()}
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    def close(self) -> None:
+        self.manager.close()
+
+    def iterations(self) -> list[int]:
+        return sorted(self.manager.all_steps())
+
+    def best(self) -> int | None:
+        return self.manager.best_step()
+
+    def restore_newest(self, init: Callable[[], Any]) -> tuple[int, Any] | None:
+        """(iteration, state) of the newest checkpoint that is whole, or None without any.
+
+        A damaged one is reported by a warning and, unless only reading, removed: training will write it again.
+        """
+        for iteration in reversed(self.iterations()):
+            try:
+                return iteration, self.restore(iteration, init)
+            except DamagedError as error:
+                warnings.warn(f"{error}; going back to the one before", stacklevel=2)
+                if not self.read_only:
+                    self.manager.delete(iteration)
+        return None
+
+    def restore(self, iteration: int, init: Callable[[], Any]) -> Any:
+        """The state of one checkpoint, with the structure of what `init` would give.
+
+        Raises:
+            InputError: its leaves have other names, shapes or types than `init`'s.
+            DamagedError: it cannot be read, or is not what was written.
+        """
+        expected = jax.eval_shape(init)
+        wanted = {name: (leaf.shape, leaf.dtype) for name, leaf in _named_leaves(expected).items()}
+        label = f"checkpoint {iteration} in {self.manager.directory}"
         try:
-            found = {n: (m.shape, m.dtype) for n, m in checkpointer.metadata(path).item_metadata.tree.items()}
+            stored = self.manager.item_metadata(iteration)["state"].tree
+            found = {name: (leaf.shape, leaf.dtype) for name, leaf in stored.items()}
         except Exception as error:
-            raise InputError(f"the checkpoint {path} is damaged: {error}") from error
+            raise DamagedError(f"{label} is damaged: its metadata cannot be read") from error
         different = [
             f"{name} is {_describe(found.get(name))}, expected {_describe(wanted.get(name))}"
             for name in sorted(wanted.keys() | found.keys())
@@ -144,34 +189,77 @@ def load_checkpoint(directory: Path, init: Callable[[], Any]) -> Any:
         ]
         if different:
             more = f" (and {len(different) - 3} more)" if len(different) > 3 else ""
-            raise InputError(f"the checkpoint {path} is of another shape: {'; '.join(different[:3])}{more}")
-        numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
-        leaves = checkpointer.restore(path, restore_args=numpy)
-    restored = [
-        jax.random.wrap_key_data(leaves[name]) if _is_key(like) else leaves[name]
-        for name, like in zip(wanted, jax.tree.leaves(expected), strict=True)
-    ]
-    return jax.device_put(jax.tree.unflatten(jax.tree.structure(expected), restored))
+            raise InputError(f"{label} is of another shape: {'; '.join(different[:3])}{more}")
+        numpy = {name: self.ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
+        items = self.ocp.args.Composite(
+            state=self.ocp.args.PyTreeRestore(restore_args=numpy), meta=self.ocp.args.JsonRestore()
+        )
+        try:
+            restored = self.manager.restore(iteration, args=items)
+        except Exception as error:
+            raise DamagedError(f"{label} is damaged: it cannot be read") from error
+        leaves, digests = restored["state"], restored["meta"]["sha256"]
+        wrong = [name for name in wanted if _digest(leaves[name]) != digests.get(name)]
+        if wrong:
+            raise DamagedError(f"{label} is damaged: {wrong[0]} is not what was written")
+        rebuilt = [
+            jax.random.wrap_key_data(leaves[name]) if _is_key(like) else leaves[name]
+            for name, like in zip(wanted, jax.tree.leaves(expected), strict=True)
+        ]
+        return jax.device_put(jax.tree.unflatten(jax.tree.structure(expected), rebuilt))
+
+    def _guard(self, write: Callable[[], Any]) -> None:
+        try:
+            write()
+        except Exception as error:  # tensorstore reports a full disk as ValueError, at great length
+            reason = os.strerror(errno.ENOSPC) if "No space left" in str(error) else str(error)[:200]
+            raise OSError(f"cannot write a checkpoint to {self.manager.directory}: {reason}") from error
+
+
+class DamagedError(InputError):
+    """A checkpoint that is not what was written."""
+
+
+def load_state(run: Path, init: Callable[[], Any], which: Literal["newest", "best"] = "newest") -> tuple[int, Any]:
+    """(iteration, state) from a run directory.
+
+    Raises:
+        InputError: there is no whole checkpoint, or it is of another shape.
+    """
+    if not (run / "checkpoints").is_dir():
+        raise InputError(f"{run} holds no checkpoint: the run has not reached its first one, or its files were moved")
+    checkpoints = Checkpoints(run / "checkpoints", keep=None)
+    try:
+        best = checkpoints.best()
+        if which == "best" and best is not None:
+            return best, checkpoints.restore(best, init)
+        found = checkpoints.restore_newest(init)
+    finally:
+        checkpoints.close()
+    if found is None:
+        raise InputError(f"{run} holds no whole checkpoint")
+    return found
 
 
 def _named_leaves(state: Any) -> dict[str, Any]:
     """Leaf path -> array, in tree order; random keys as the words they are made of."""
-
-    def words(leaf: Any) -> Any:
-        if not _is_key(leaf):
-            return leaf
-        return (
-            jax.eval_shape(jax.random.key_data, leaf)
-            if isinstance(leaf, jax.ShapeDtypeStruct)
-            else jax.random.key_data(leaf)
-        )
-
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): words(leaf) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator="."): _words(leaf) for path, leaf in leaves}
+
+
+def _words(leaf: Any) -> Any:
+    if not _is_key(leaf):
+        return leaf
+    abstract = isinstance(leaf, jax.ShapeDtypeStruct)
+    return jax.eval_shape(jax.random.key_data, leaf) if abstract else jax.random.key_data(leaf)
 
 
 def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _digest(leaf: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest()
 
 
 def _describe(shape_and_dtype: Any) -> str:

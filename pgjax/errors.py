@@ -1,4 +1,4 @@
-"""The error for bad input. Imports nothing heavy: the command line's help uses it."""
+"""What is raised on purpose. Imports nothing heavy: the command line's help uses it."""
 
 import difflib
 from collections.abc import Iterable
@@ -13,3 +13,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+
+
+class Interrupted(Exception):
+    """A run that a signal asked to stop, and that has saved itself; the message says how to go on."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number

@@ -1,51 +1,188 @@
-"""Where the metrics of a run go while it trains: a file of JSON lines, and a progress display."""
+"""Where the metrics of a run go while it trains: sinks behind one small interface, chosen by name, several at once.
 
+A sink takes rows, one dict per iteration, with `iteration`, `steps` and the metrics. A metric of a population is a list
+with one number per member. NaN (no episode ended) means absent.
+"""
+
+import csv
+import io
 import json
 import math
+import os
+import queue
 import sys
+import threading
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pgjax.errors import InputError, nearest
 
-class JsonLines:
-    """One JSON object per iteration; NaN (no episode ended) becomes null. The file never holds half a line."""
+Row: TypeAlias = dict[str, Any]
 
-    def __init__(self, path: Path) -> None:
+
+class Sink(Protocol):
+    """Takes the rows of each chunk as they come."""
+
+    def write(self, rows: list[Row]) -> None:
+        """Raises OSError where rows could not be kept."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class LinesFile:
+    """A file of whole lines: a write that fails is undone, so what was written before stays readable.
+
+    Opened at `iteration` > 0 it continues: rows of later iterations, which will be computed again, are dropped.
+    """
+
+    def __init__(self, path: Path, lines_kept: Callable[[list[bytes]], int]) -> None:
         self.path = path
-        self.file = path.open("wb", buffering=0)
+        self.file = path.open("r+b" if path.exists() else "w+b", buffering=0)
+        lines = self.file.readall().split(b"\n")[:-1]
+        kept = lines[: lines_kept(lines)]
+        self.file.seek(sum(len(line) + 1 for line in kept))
+        self.file.truncate()
 
-    def write(self, rows: list[dict[str, Any]]) -> None:
-        """Append `rows`.
-
-        Raises:
-            OSError: they could not be written; what was written before stays readable.
-        """
-        lines = "".join(json.dumps({k: _json(v) for k, v in row.items()}) + "\n" for row in rows).encode()
+    def append(self, content: bytes) -> None:
         end = self.file.tell()
         try:
-            while lines:
-                lines = lines[self.file.write(lines) :]
+            while content:
+                content = content[self.file.write(content) :]
         except OSError as error:
             self.file.truncate(end)
             raise OSError(f"cannot write {self.path}: {error.strerror}; what was written before is intact") from error
+
+    def flush(self) -> None:
+        """Return when everything written is safe from a crash of the machine."""
+        os.fsync(self.file.fileno())
 
     def close(self) -> None:
         self.file.close()
 
 
-def _json(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+class JsonLines(LinesFile):
+    """One JSON object per iteration; absent numbers are null."""
+
+    def __init__(self, path: Path, iteration: int = 0) -> None:
+        super().__init__(path, lambda lines: sum(json.loads(line)["iteration"] <= iteration for line in lines))
+
+    def write(self, rows: list[Row]) -> None:
+        self.append(
+            "".join(json.dumps({k: _absent_as_none(v) for k, v in row.items()}) + "\n" for row in rows).encode()
+        )
+
+
+class Csv(LinesFile):
+    """One line per iteration under a header; absent numbers are empty, a population's are separated by semicolons."""
+
+    def __init__(self, path: Path, iteration: int = 0) -> None:
+        super().__init__(
+            path, lambda lines: sum(i == 0 or int(x.split(b",")[0]) <= iteration for i, x in enumerate(lines))
+        )
+        self.empty = self.file.tell() == 0
+
+    def write(self, rows: list[Row]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+        if self.empty:
+            writer.writeheader()
+        writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
+        self.append(text.getvalue().encode())
+        self.empty = False
+
+
+class TensorBoard:
+    """Event files for TensorBoard, means over a population; needs the extra `tensorboard`."""
+
+    def __init__(self, directory: Path, iteration: int = 0) -> None:
+        tensorboardX = _extra("tensorboardX", "tensorboard")
+        self.writer = tensorboardX.SummaryWriter(str(directory), purge_step=iteration + 1 if iteration else None)
+
+    def write(self, rows: list[Row]) -> None:
+        for row in rows:
+            for name, value in _means(row).items():
+                self.writer.add_scalar(name, value, row["iteration"])
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WandB:
+    """Weights & Biases, means over a population; needs the extra `wandb`. Offline unless WANDB_MODE says otherwise."""
+
+    def __init__(self, directory: Path, config: dict[str, Any]) -> None:
+        wandb = _extra("wandb", "wandb")
+        self.run = wandb.init(
+            project="pgjax",
+            name=directory.name,
+            id=config["id"],
+            resume="allow",
+            dir=str(directory),
+            config=config,
+            mode=os.environ.get("WANDB_MODE", "offline"),
+            settings=wandb.Settings(silent=True),
+        )
+
+    def write(self, rows: list[Row]) -> None:
+        for row in rows:
+            self.run.log(_means(row), step=row["iteration"])
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class Background:
+    """Another sink on a thread of its own. When it falls behind, training waits for it and a warning says so, once."""
+
+    def __init__(self, name: str, sink: Sink, backlog: int = 64) -> None:
+        self.name, self.sink = name, sink
+        self.queue: queue.Queue[list[Row] | None] = queue.Queue(backlog)
+        self.error: Exception | None = None
+        self.warned = False
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.thread.start()
+
+    def _work(self) -> None:
+        while (rows := self.queue.get()) is not None:
+            try:
+                if self.error is None:
+                    self.sink.write(rows)
+            except Exception as error:
+                self.error = error
+
+    def write(self, rows: list[Row]) -> None:
+        self._raise()
+        try:
+            self.queue.put_nowait(rows)
+        except queue.Full:
+            if not self.warned:
+                warnings.warn(f"the {self.name} sink is slower than training, which now waits for it", stacklevel=2)
+                self.warned = True
+            self.queue.put(rows)
+
+    def close(self) -> None:
+        self.queue.put(None)
+        self.thread.join()
+        self.sink.close()
+
+    def _raise(self) -> None:
+        if self.error is not None:
+            raise OSError(f"the {self.name} sink failed: {self.error}") from self.error
 
 
 class ProgressDisplay:
     """A progress bar on a terminal, a plain line per chunk elsewhere; on standard error."""
 
-    def __init__(self, total_steps: int) -> None:
-        self.total_steps = total_steps
+    def __init__(self, total: int, done: int, iteration_steps: int) -> None:
+        self.total_steps, self.first_steps = total * iteration_steps, done * iteration_steps
         self.start = time.perf_counter()
         self.last_return = math.nan
         self.bar: Progress | None = None
@@ -59,14 +196,16 @@ class ProgressDisplay:
                 TimeRemainingColumn(),
             )
             self.bar = Progress(*columns, console=Console(stderr=True))
-            self.task = self.bar.add_task("", total=total_steps, speed=0.0, ret=math.nan)
+            self.task = self.bar.add_task(
+                "", total=self.total_steps, completed=self.first_steps, speed=0.0, ret=math.nan
+            )
             self.bar.start()
 
-    def write(self, rows: list[dict[str, Any]]) -> None:
-        returns = [row["return_mean"] for row in rows if math.isfinite(row["return_mean"])]
+    def write(self, rows: list[Row]) -> None:
+        returns = [x for row in rows if math.isfinite(x := _means(row).get("return_mean", math.nan))]
         self.last_return = returns[-1] if returns else self.last_return
         steps = rows[-1]["steps"]
-        speed = steps / (time.perf_counter() - self.start)
+        speed = (steps - self.first_steps) / (time.perf_counter() - self.start)
         if self.bar:
             self.bar.update(self.task, completed=steps, speed=speed, ret=self.last_return)
         else:
@@ -80,3 +219,55 @@ class ProgressDisplay:
     def close(self) -> None:
         if self.bar:
             self.bar.stop()
+
+
+SINKS = ("csv", "tensorboard", "wandb")
+"""What can be added by name; `metrics.jsonl` is always written."""
+
+
+def check_sinks(names: tuple[str, ...]) -> None:
+    """Refuse unknown sinks, and those whose package is not installed, before anything starts."""
+    for name in names:
+        if name not in SINKS:
+            raise InputError(f"sink = {name!r} is not known: {nearest(name, SINKS)}")
+        if name != "csv":
+            _extra({"tensorboard": "tensorboardX"}.get(name, name), name)
+
+
+def open_sink(name: str, run: Path, iteration: int, config: dict[str, Any]) -> Sink:
+    """A sink by name for a run that stands at `iteration`."""
+    if name == "csv":
+        return Csv(run / "metrics.csv", iteration)
+    return Background(
+        name, TensorBoard(run / "tensorboard", iteration) if name == "tensorboard" else WandB(run, config)
+    )
+
+
+def _extra(module: str, extra: str) -> Any:
+    try:
+        return __import__(module)
+    except ImportError as error:
+        raise InputError(f"the {extra} sink needs {module}: pip install 'pgjax[{extra}]'") from error
+
+
+def _absent_as_none(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_absent_as_none(v) for v in value]
+    return value if math.isfinite(value) else None
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ";".join(map(_cell, value))
+    return str(value) if math.isfinite(value) else ""
+
+
+def _means(row: Row) -> dict[str, float]:
+    """The numbers of a row, averaged over a population; absent ones are left out."""
+    means = {}
+    for name, value in row.items():
+        numbers = np.atleast_1d(value)
+        numbers = numbers[np.isfinite(numbers)]
+        if numbers.size:
+            means[name] = float(numbers.mean())
+    return means

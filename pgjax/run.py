@@ -1,125 +1,396 @@
-"""The impure shell around the loop: compiles a chunk once, runs it to the end, and keeps what a person wants."""
+"""The impure shell around the loop: a run that can be stopped at any moment and continues as if it had not been."""
 
 import contextlib
+import functools
+import json
+import signal
 import sys
+import threading
 import time
+import uuid
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgjax.checkpoint import save_checkpoint, to_config, write_json
-from pgjax.errors import InputError
-from pgjax.logging import JsonLines, ProgressDisplay
-from pgjax.train import Algorithm, budget_note, train_chunk
+from pgjax.checkpoint import Checkpoints, from_config, load_state, to_config, version_changes, versions
+from pgjax.errors import InputError, Interrupted
+from pgjax.evaluate import evaluate
+from pgjax.logging import JsonLines, ProgressDisplay, Sink, check_sinks, open_sink
+from pgjax.rundir import holds_run, locked, read_config, read_rows, write_json, write_status
+from pgjax.train import Algorithm, Population, budget_note, train_chunk
+from pgjax.types import Key
 
 CHUNK_SECONDS = 1.0
 MAX_CHUNK = 256
 ABSENT_WITHOUT_EPISODES = ("return_", "length_")
+SAME_RUN = ("algorithm", "env", "network", "hyperparameters", "seed", "seeds")
 
 
 class Result(NamedTuple):
     """A finished run."""
 
-    algorithm: Algorithm
+    algorithm: Any
+    """As it was given, or rebuilt from the config."""
     state: Any
+    """With a leading axis of members for several seeds."""
     metrics: dict[str, np.ndarray]
-    """`[num_iterations]` each."""
+    """`[num_iterations]` each, `[num_iterations, members]` for several seeds."""
     steps: int
+    """Environment steps of the whole run."""
+    steps_now: int
+    """Of them, those trained in this process."""
     seconds_compile: float
     seconds_run: float
 
+    def predict(self, obs: Any, deterministic: bool = True, key: Key | None = None) -> np.ndarray:
+        """The action for one observation, or one per observation of a batch, as NumPy; for networks without memory.
 
-class Sink(Protocol):
-    """Takes the rows of each chunk, one per iteration, as they come."""
+        `deterministic` plays the mode of the policy; otherwise the action is sampled with `key`. A continuous action is
+        what the environment would receive, in its own bounds.
+        """
+        network_memory = self.algorithm.actor(self.state).initial_memory(1)
+        if jax.tree.leaves(network_memory):
+            raise InputError(
+                "predict is for networks without memory: step algorithm.actor(state), which keeps its memory"
+            )
+        if not deterministic and key is None:
+            raise InputError("predict: key = None is not accepted: expected a random key to sample the action with")
+        obs = jnp.asarray(obs, jnp.float32)
+        shape = self.algorithm.env.observation_space.shape
+        if obs.shape not in (shape, (*obs.shape[:1], *shape)):
+            raise InputError(f"predict: obs of shape {obs.shape} is not accepted: expected {shape} or (N, *{shape})")
+        action = np.asarray(_predict(self.algorithm, self.state, obs.reshape(-1, *shape), deterministic, key))
+        return action[0] if obs.shape == shape else action
 
-    def write(self, rows: list[dict[str, Any]]) -> None: ...
+    def member(self, i: int) -> "Result":
+        """One member of a run with several seeds, to be evaluated or used alone."""
+        state = jax.tree.map(lambda x: x[i], self.state)
+        metrics = {name: x[:, i] if x.ndim == 2 else x for name, x in self.metrics.items()}
+        return self._replace(state=state, metrics=metrics)
 
-    def close(self) -> None: ...
+
+@functools.partial(jax.jit, static_argnums=3)
+def _predict(algorithm: Any, state: Any, obs: Any, deterministic: bool, key: Key | None) -> Any:
+    start = jnp.ones(obs.shape[0], bool)
+    policy = algorithm.actor(state).act((), obs, start)[1].distribution
+    action = policy.mode() if deterministic else policy.sample_and_log_prob(key)[0]
+    return jax.vmap(algorithm.env.received)(action)
 
 
-def run(algorithm: Algorithm, seed: int = 0, directory: str | Path | None = None, progress: bool = True) -> Result:
-    """Train like `pgjax.train(algorithm, jax.random.key(seed))`, showing progress and keeping files.
+def run(
+    algorithm: Algorithm,
+    seed: int = 0,
+    directory: str | Path | None = None,
+    *,
+    seeds: int | None = None,
+    checkpoint_every: int | None = None,
+    keep: int = 2,
+    episodes: int = 128,
+    sinks: tuple[str, ...] = (),
+    progress: bool = True,
+) -> Result:
+    """Train like `pgjax.train(algorithm, jax.random.key(seed))`, showing progress and keeping the run in a directory.
 
-    `directory` receives `config.json` at the start, `metrics.jsonl` on the way, and a checkpoint of the final state in
-    `checkpoints/`; without it nothing is written.
+    Without `directory` nothing is written. A directory that holds the same run is continued from its newest whole
+    checkpoint, to the same bits as if it had never stopped; a larger `total_steps` trains on. SIGINT and SIGTERM finish
+    the chunk, save, and raise `Interrupted`; a second one ends the process at once.
+
+    Args:
+        seeds: train this many members with the keys of `seed`, `seed + 1`, ... as one vmapped program.
+        checkpoint_every: iterations between checkpoints, each evaluated; by default a tenth of the run.
+        keep: how many of the newest checkpoints to keep, beside the best one by evaluated return.
+        episodes: episodes of each evaluation.
+        sinks: what gets the metrics besides `metrics.jsonl`, of "csv", "tensorboard" and "wandb".
 
     Raises:
-        InputError: the directory already holds a run, or cannot be written.
-        FloatingPointError: a metric became NaN or infinite; the message names it and the iteration.
+        InputError: the directory holds another run, is in use, or cannot be written; or an argument is not accepted.
+        Interrupted: a signal asked the run to stop; the message says how to go on.
+        FloatingPointError: a metric or parameter became NaN or infinite; the newest checkpoint is a finite one.
         OSError: a file could not be written; what was written before stays readable.
     """
-    sinks: list[Sink] = []
-    if directory is not None:
-        directory = Path(directory)
-        _start_directory(directory, to_config(algorithm, seed))
-        sinks.append(JsonLines(directory / "metrics.jsonl"))
-    note = budget_note(algorithm)
-    if progress and note:
-        print(note, file=sys.stderr)  # noqa: T201
-    with contextlib.ExitStack() as stack:
-        for sink in sinks:
-            stack.callback(sink.close)
-        start = time.perf_counter()
-        key = jax.random.key(seed)
-        init = jax.jit(lambda algorithm, key: algorithm.init(key)).lower(algorithm, key).compile()
-        state = init(algorithm, key)
-        chunk = jax.jit(train_chunk, static_argnums=3, donate_argnums=1)
-        compiled = chunk.lower(algorithm, state, jnp.int32(1), MAX_CHUNK).compile()
-        jax.block_until_ready(state)
-        seconds_compile = time.perf_counter() - start
-        if progress:
-            sinks.append(ProgressDisplay(algorithm.num_iterations * algorithm.steps_per_iteration))
-            stack.callback(sinks[-1].close)
-        start = time.perf_counter()
-        state, rows = _run_chunks(algorithm, compiled, state, sinks)
-        seconds_run = time.perf_counter() - start
-    if directory is not None:
-        save_checkpoint(directory / "checkpoints", algorithm.num_iterations, state)
-    metrics = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    return Result(algorithm, state, metrics, rows[-1]["steps"], seconds_compile, seconds_run)
-
-
-def _run_chunks(algorithm: Algorithm, chunk: Any, state: Any, sinks: list[Sink]) -> tuple[Any, list[dict[str, Any]]]:
-    """Chunks of about `CHUNK_SECONDS` to the end. How a run is cut changes nothing, so the clock may decide."""
-    rows: list[dict[str, Any]] = []
-    size = 1
-    while len(rows) < algorithm.num_iterations:
-        size = min(size, algorithm.num_iterations - len(rows))
-        start = time.perf_counter()
-        state, metrics = chunk(algorithm, state, jnp.int32(size))
-        metrics = jax.device_get(metrics)
-        seconds = time.perf_counter() - start
-        new = [
-            {"iteration": i + 1, "steps": (i + 1) * algorithm.steps_per_iteration}
-            | {name: x[i - len(rows)].item() for name, x in metrics.items()}
-            for i in range(len(rows), len(rows) + size)
-        ]
-        bad = _first_not_finite(new)
-        for sink in sinks:
-            sink.write(new[:bad])
-        if bad is not None:
-            names = [k for k, v in new[bad].items() if not np.isfinite(v) and not k.startswith(ABSENT_WITHOUT_EPISODES)]
-            raise FloatingPointError(f"iteration {new[bad]['iteration']}: {', '.join(names)} is not finite")
-        rows += new
-        size = int(np.clip(CHUNK_SECONDS * size / seconds, 1, MAX_CHUNK))
-    return state, rows
-
-
-def _first_not_finite(rows: list[dict[str, Any]]) -> int | None:
-    for i, row in enumerate(rows):
-        if any(not np.isfinite(v) for k, v in row.items() if not k.startswith(ABSENT_WITHOUT_EPISODES)):
-            return i
-    return None
-
-
-def _start_directory(directory: Path, config: dict[str, Any]) -> None:
-    if (directory / "config.json").exists():
-        raise InputError(f"directory = {str(directory)!r} already holds a run: choose another, or remove it")
+    every = -(-algorithm.num_iterations // 10) if checkpoint_every is None else checkpoint_every
+    sizes = {"checkpoint_every": every, "keep": keep, "episodes": episodes, "seeds": 1 if seeds is None else seeds}
+    for name, value in sizes.items():
+        if value < 1:
+            raise InputError(f"run: {name} = {value} is not accepted: expected at least 1")
+    check_sinks(sinks)
+    config = to_config(algorithm) | {
+        "seed": seed,
+        "seeds": seeds,
+        "checkpoint_every": every,
+        "keep": keep,
+        "episodes": episodes,
+        "sinks": list(sinks),
+    }
+    if directory is None:
+        return _drive(algorithm, config, None, progress)
+    directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / "config.json", config)
+        holding = locked(directory)
+        stale = holding.__enter__()
     except OSError as error:
         raise InputError(f"directory = {str(directory)!r} cannot be written: {error.strerror}") from error
+    with contextlib.ExitStack() as stack:
+        stack.push(holding)
+        if stale:
+            warnings.warn(f"process {stale} died while it worked on {directory}: taking over", stacklevel=2)
+        config = _same_run(directory, config) if holds_run(directory) else config | _identity()
+        try:
+            write_json(directory / "config.json", config)
+        except OSError as error:
+            raise InputError(f"directory = {str(directory)!r} cannot be written: {error.strerror}") from error
+        try:
+            result = _drive(algorithm, config, directory, progress)
+        except Interrupted:
+            write_status(directory, "interrupted")
+            raise
+        except Exception as error:
+            with contextlib.suppress(OSError):  # a full disk must not hide why the run failed
+                write_status(directory, f"failed: {error}")
+            raise
+        write_status(directory, "finished")
+        return result
+
+
+def resume(directory: str | Path, total_steps: int | None = None, progress: bool = True) -> Result:
+    """Continue the run in `directory`, if asked to up to a larger `total_steps`.
+
+    Raises:
+        InputError: there is no run, its config needs code of the user's own (call `run` with the same arguments), or
+            `total_steps` is less than what is done.
+        And what `run` raises.
+    """
+    config = read_config(directory)
+    if total_steps is not None:
+        config["hyperparameters"]["total_steps"] = total_steps
+    settings = {name: config[name] for name in ("seeds", "checkpoint_every", "keep", "episodes")}
+    sinks = tuple(config["sinks"])
+    return run(from_config(config), config["seed"], directory, sinks=sinks, progress=progress, **settings)
+
+
+def load(directory: str | Path, which: Literal["newest", "best"] = "newest") -> Result:
+    """A run from its directory: algorithm, the newest or the `"best"` state, metrics, ready to predict.
+
+    Raises:
+        InputError: there is no run or no whole checkpoint, or the config needs code of the user's own.
+    """
+    directory = Path(directory)
+    if which not in ("newest", "best"):
+        raise InputError(f"load: which = {which!r} is not accepted: expected 'newest' or 'best'")
+    config = read_config(directory)
+    algorithm = from_config(config)
+    subject, key = _subject(algorithm, config)
+    iteration, state = load_state(directory, lambda: subject.init(key), which)
+    rows = [_nan_for_none(row) for row in read_rows(directory / "metrics.jsonl")[:iteration]]
+    return Result(algorithm, state, _stacked(rows), iteration * algorithm.steps_per_iteration, 0, 0.0, 0.0)
+
+
+def _identity() -> dict[str, Any]:
+    return {"id": uuid.uuid4().hex[:8], "versions": versions()}
+
+
+def _same_run(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The config of the run that is continued; how it is kept may change, what it computes may only get longer."""
+    stored = read_config(directory)
+    old, new = (_without_budget(c) for c in (stored, json.loads(json.dumps(config))))
+    different = [f"{name} is {old[name]}, not {new[name]}" for name in new if old.get(name) != new[name]]
+    if different:
+        raise InputError(
+            f"directory = {str(directory)!r} already holds another run ({'; '.join(different)}): choose another"
+        )
+    changed = version_changes(stored["versions"])
+    if changed:
+        warnings.warn(f"{directory} was written with other versions, numbers may change: {changed}", stacklevel=3)
+    return stored | config | {"versions": stored["versions"]}
+
+
+def _without_budget(config: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal, flat, so that a message can name the field."""
+    flat: dict[str, Any] = {}
+    for part in SAME_RUN:
+        if isinstance(config[part], dict):
+            flat |= {f"{part}.{k}": v for k, v in config[part].items()}
+        else:
+            flat[part] = config[part]
+    return {name: value for name, value in flat.items() if name != "hyperparameters.total_steps"}
+
+
+def _subject(algorithm: Any, config: dict[str, Any]) -> tuple[Any, Key]:
+    """What is trained, and its key: the algorithm itself or a population of it."""
+    if config["seeds"] is None:
+        return algorithm, jax.random.key(config["seed"])
+    keys = jax.vmap(jax.random.key)(jnp.arange(config["seed"], config["seed"] + config["seeds"]))
+    return Population(algorithm, config["seeds"]), keys
+
+
+def _drive(algorithm: Any, config: dict[str, Any], directory: Path | None, progress: bool) -> Result:
+    """Start or continue, train to the end, and keep what is asked for."""
+    subject, key = _subject(algorithm, config)
+    total, iteration_steps = algorithm.num_iterations, algorithm.steps_per_iteration
+    with contextlib.ExitStack() as stack:
+        stopped = stack.enter_context(_signals()) if directory else []
+        start = time.perf_counter()
+        files = stack.enter_context(contextlib.closing(_Files(subject, key, config, directory))) if directory else None
+        if files and files.state is not None:
+            state, rows = files.state, files.rows
+            if len(rows) > total:
+                done = len(rows) * iteration_steps
+                raise InputError(f"total_steps = {algorithm.total_steps} is not accepted: {done} are done already")
+        else:
+            state, rows = jax.jit(lambda subject, key: subject.init(key))(subject, key), []
+        if len(rows) < total:
+            program = jax.jit(train_chunk, static_argnums=3, donate_argnums=1)
+            chunk = program.lower(subject, state, jnp.int32(1), MAX_CHUNK).compile()
+        jax.block_until_ready(state)
+        seconds_compile = time.perf_counter() - start
+        display: list[Sink] = []
+        if progress:
+            _say(budget_note(algorithm))
+            _say(f"continuing after iteration {len(rows)} of {total}" if rows else "")
+            display = [stack.enter_context(contextlib.closing(ProgressDisplay(total, len(rows), iteration_steps)))]
+        start = time.perf_counter()
+        size, done_before = 1, len(rows)
+        while len(rows) < total:
+            size = min(size, total - len(rows), files.until_checkpoint(len(rows)) if files else total)
+            began = time.perf_counter()
+            state, metrics = chunk(subject, state, jnp.int32(size))
+            new = _rows(jax.device_get(metrics), len(rows), size, iteration_steps)
+            rate = size / (time.perf_counter() - began)
+            finite, problem = _finite_rows(new)
+            for sink in [*(files.sinks if files else []), *display]:
+                sink.write(finite)
+            if problem:
+                raise FloatingPointError(problem)
+            rows += new
+            size = int(np.clip(CHUNK_SECONDS * rate, 1, MAX_CHUNK))
+            if files:
+                files.keep(state, len(rows), last=len(rows) == total, stopped=bool(stopped))
+            if stopped and len(rows) < total:
+                raise Interrupted(
+                    f"stopped by {stopped[0].name} after iteration {len(rows)} of {total} and saved; "
+                    f"continue with: pgjax resume {directory}",
+                    stopped[0].value,
+                )
+        seconds_run = time.perf_counter() - start
+        steps = (total - done_before) * iteration_steps
+    return Result(algorithm, state, _stacked(rows), total * iteration_steps, steps, seconds_compile, seconds_run)
+
+
+class _Files:
+    """The run on disk while it trains: where it stood, its sinks, and its checkpoints."""
+
+    def __init__(self, subject: Any, key: Key, config: dict[str, Any], directory: Path) -> None:
+        self.subject, self.every, self.episodes = subject, config["checkpoint_every"], config["episodes"]
+        self.checkpoints = Checkpoints(directory / "checkpoints", config["keep"])
+        restored = self.checkpoints.restore_newest(lambda: subject.init(key))
+        iteration: int = restored[0] if restored else 0
+        self.state: Any = restored[1] if restored else None
+        self.rows = [_nan_for_none(row) for row in read_rows(directory / "metrics.jsonl")[:iteration]]
+        self.metrics = JsonLines(directory / "metrics.jsonl", iteration)
+        self.evaluations = JsonLines(directory / "evaluations.jsonl", iteration)
+        self.sinks: list[Sink] = [self.metrics]
+        self.sinks += [open_sink(name, directory, iteration, config) for name in config["sinks"]]
+
+    def until_checkpoint(self, iteration: int) -> int:
+        return self.every - iteration % self.every
+
+    def keep(self, state: Any, iteration: int, *, last: bool, stopped: bool) -> None:
+        """A checkpoint if one is due: evaluated, or at once for a run that must stop."""
+        due = last or iteration % self.every == 0
+        if not due and not stopped:
+            return
+        _check_finite_params(state, iteration)
+        return_mean = self._evaluate(state, iteration) if due else float("nan")
+        self.metrics.flush()
+        self.evaluations.flush()
+        self.checkpoints.save(iteration, state, return_mean)
+        if last or stopped:
+            self.checkpoints.wait()
+
+    def _evaluate(self, state: Any, iteration: int) -> float:
+        """Of exactly this state; the keys are the run's own, so that every checkpoint faces the same episodes."""
+        if isinstance(self.subject, Population):
+            member = self.subject.member
+            found = jax.vmap(lambda state: evaluate(member, state, state.key, self.episodes))(state)
+        else:
+            found = evaluate(self.subject, state, state.key, self.episodes)
+        mean = np.asarray(found.mean)
+        row = {
+            "iteration": iteration,
+            "steps": iteration * self.subject.steps_per_iteration,
+            "return_mean": mean.tolist(),
+            "return_std": np.asarray(found.std).tolist(),
+            "episodes": np.asarray(found.num_episodes).tolist(),
+        }
+        self.evaluations.write([row])
+        return float(np.mean(mean))
+
+    def close(self) -> None:
+        for sink in [*self.sinks, self.evaluations]:
+            sink.close()
+        self.checkpoints.close()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[signal.Signals]]:
+    """Collects SIGINT and SIGTERM; after the first, the next of its kind ends the process at once."""
+    received: list[signal.Signals] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread may handle signals
+        return
+
+    def receive(number: int, frame: Any) -> None:
+        received.append(signal.Signals(number))
+        signal.signal(number, signal.SIG_DFL)
+
+    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _rows(metrics: dict[str, np.ndarray], done: int, size: int, iteration_steps: int) -> list[dict[str, Any]]:
+    return [
+        {"iteration": done + i + 1, "steps": (done + i + 1) * iteration_steps}
+        | {name: x[i].tolist() for name, x in metrics.items()}
+        for i in range(size)
+    ]
+
+
+def _finite_rows(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    """The rows before the first with a number that is not finite, and what is wrong with that one."""
+    for i, row in enumerate(rows):
+        bad = [k for k, v in row.items() if not np.all(np.isfinite(v)) and not k.startswith(ABSENT_WITHOUT_EPISODES)]
+        if bad:
+            return rows[:i], f"iteration {row['iteration']}: {', '.join(bad)} is not finite"
+    return rows, ""
+
+
+def _check_finite_params(state: Any, iteration: int) -> None:
+    for path, leaf in jax.tree.leaves_with_path(state.params):
+        if not np.all(np.isfinite(leaf)):
+            raise FloatingPointError(f"iteration {iteration}: parameter {jax.tree_util.keystr(path)} is not finite")
+
+
+def _nan_for_none(row: dict[str, Any]) -> dict[str, Any]:
+    def number(value: Any) -> Any:
+        return [number(v) for v in value] if isinstance(value, list) else float("nan") if value is None else value
+
+    return {name: number(value) for name, value in row.items()}
+
+
+def _stacked(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]} if rows else {}
+
+
+def _say(message: str) -> None:
+    if message:
+        print(message, file=sys.stderr)  # noqa: T201

@@ -68,3 +68,7 @@ class Environment(Protocol):
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
         """One transition, and the reset if it ends the episode. Any real action is accepted and brought into bounds."""
         ...
+
+    def received(self, action: jax.Array) -> jax.Array:
+        """What `step` makes of a policy's action before acting on it: within the bounds of the environment."""
+        ...

@@ -18,6 +18,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -50,9 +51,7 @@ class GymnaxEnvironment:
         return jax.tree.map(_strong, state), self._observation(obs)
 
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
-        obs, state, reward, terminated, truncated, info = self.env.step(
-            key, state, self._into_bounds(action), self.params
-        )
+        obs, state, reward, terminated, truncated, info = self.env.step(key, state, self.received(action), self.params)
         return TimeStep(
             state=jax.tree.map(_strong, state),
             obs=self._observation(obs),
@@ -68,7 +67,7 @@ class GymnaxEnvironment:
             return jax.nn.one_hot(obs, space.n, dtype=jnp.float32)
         return jnp.asarray(obs, jnp.float32)
 
-    def _into_bounds(self, action: jax.Array) -> jax.Array:
+    def received(self, action: jax.Array) -> jax.Array:
         if isinstance(self.action_space, Discrete):
             return action
         space = self.env.action_space(self.params)
@@ -214,7 +213,7 @@ def _check(env: GymnaxEnvironment) -> GymnaxEnvironment:
 
 def _example_action(env: GymnaxEnvironment) -> jax.Array:
     space = env.action_space
-    return jnp.int32(0) if isinstance(space, Discrete) else env._into_bounds(jnp.zeros(space.shape))
+    return jnp.int32(0) if isinstance(space, Discrete) else env.received(jnp.zeros(space.shape))
 
 
 class _Deferred(types.ModuleType):
@@ -248,3 +247,27 @@ def _import_gymnax() -> Any:
         with _deferred_plotting():
             importlib.import_module("gymnax")
     return sys.modules["gymnax"]
+
+
+DRAWN = (
+    *("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Catch-bsuite"),
+    *("Asterix-MinAtar", "Breakout-MinAtar", "Freeway-MinAtar", "Seaquest-MinAtar", "SpaceInvaders-MinAtar"),
+    *("Pong-misc", "PointRobot-misc", "MetaMaze-misc", "FourRooms-misc"),
+)
+"""What gymnax's Visualizer draws, by the names its environments give themselves."""
+
+
+def draw(env: Any, states: list[Any], returns: Any, path: Path) -> None:
+    """Write the episode that went through `states`, with the return so far in each frame's title, as a GIF.
+
+    Raises:
+        InputError: gymnax has no drawing of this environment, or it needs a package that is missing.
+    """
+    if not isinstance(env, GymnaxEnvironment) or env.env.name not in DRAWN:
+        raise InputError(f"{env.name} cannot be drawn; gymnax draws {', '.join(DRAWN)}")
+    from gymnax.visualize import Visualizer
+
+    try:
+        Visualizer(env.env, env.params, [jax.device_get(state) for state in states], returns).animate(str(path))
+    except ImportError as error:
+        raise InputError(f"drawing {env.name} needs a package: pip install 'pgjax[render]' ({error})") from error

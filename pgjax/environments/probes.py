@@ -40,6 +40,9 @@ class ConstantReward:
         obs = jnp.ones((1,))
         return TimeStep(state, obs, jnp.float32(1.0), jnp.bool_(False), truncated, obs)
 
+    def received(self, action: jax.Array) -> jax.Array:
+        return action
+
 
 @pytree
 class DelayedReward:
@@ -59,6 +62,9 @@ class DelayedReward:
         return TimeStep(
             ProbeState(state.cue, time), obs, last.astype(jnp.float32), last, jnp.zeros_like(last), jnp.ones((1,))
         )
+
+    def received(self, action: jax.Array) -> jax.Array:
+        return action
 
 
 @pytree
@@ -86,8 +92,7 @@ class Recall:
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
         asked = state.time == self.delay
         if self.continuous:
-            answer = jnp.clip(action[0], -1.0, 1.0)
-            reward = 1.0 - (answer - (2.0 * state.cue - 1.0)) ** 2
+            reward = 1.0 - (self.received(action)[0] - (2.0 * state.cue - 1.0)) ** 2
         else:
             reward = (action == state.cue).astype(jnp.float32)
         after = ProbeState(state.cue, state.time + 1)
@@ -101,6 +106,9 @@ class Recall:
             truncated=jnp.zeros_like(asked),
             next_obs=next_obs,
         )
+
+    def received(self, action: jax.Array) -> jax.Array:
+        return jnp.clip(action, -1.0, 1.0) if self.continuous else action
 
     def _observe(self, state: ProbeState) -> jax.Array:
         cue = jnp.where(state.time == 0, 2.0 * state.cue - 1.0, 0.0)
