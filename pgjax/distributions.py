@@ -68,7 +68,7 @@ class DiagGaussian(NamedTuple):
         return jnp.sum(-0.5 * noise**2 - self.log_std - 0.5 * LOG_2PI, axis=-1)
 
     def entropy(self) -> Float[Array, "*batch"]:
-        return jnp.sum(self.log_std + 0.5 * (1.0 + LOG_2PI), axis=-1)
+        return jnp.sum(self.log_std + 0.5 * (1.0 + LOG_2PI) + 0.0 * self.mean, axis=-1)
 
     def kl(self, other: "DiagGaussian") -> Float[Array, "*batch"]:
         """KL(self || other), the closed form for normals."""
@@ -96,7 +96,7 @@ class TanhGaussian(NamedTuple):
 
     def log_prob(self, action: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
         """Exact inside (-1, 1); actions that rounded to the bounds are taken one float inside them."""
-        inside = 1.0 - float(jnp.finfo(action.dtype).eps)
+        inside = 1.0 - float(jnp.finfo(action.dtype).epsneg)
         u = jnp.arctanh(jnp.clip(action, -inside, inside))
         return DiagGaussian(*self).log_prob(u) - jnp.sum(_log_tanh_derivative(u), axis=-1)
 

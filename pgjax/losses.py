@@ -67,5 +67,6 @@ def normalized_advantage(advantage: Samples, epsilon: float = 1e-8) -> Samples:
 
 def explained_variance(value: Samples, value_target: Samples) -> Float[Array, ""]:
     """1 - Var[target - V] / Var[target]: 1 is perfect, 0 no better than a constant; 0 where the target is constant."""
-    variance = jnp.var(value_target)
-    return jnp.where(variance > 0, 1.0 - jnp.var(value_target - value) / jnp.where(variance > 0, variance, 1.0), 0.0)
+    varies = jnp.max(value_target) > jnp.min(value_target)  # the variance of equal numbers may round to more than 0
+    variance = jnp.where(varies, jnp.var(value_target), 1.0)
+    return jnp.where(varies, 1.0 - jnp.var(value_target - value) / variance, 0.0)

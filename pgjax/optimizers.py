@@ -80,10 +80,10 @@ def line_search(
 def shuffled(key: Key, n: int) -> Int[Array, "n"]:
     """A random permutation of 0..n-1 by one sort of random bits with the index in the low ones.
 
-    Equal high bits fall back to index order: a pair does so with probability n / 2^32 rounded up to a power of two,
-    which beyond 2^16 is no longer negligible; there `jax.random.permutation` is used.
+    Equal high bits fall back to index order: a pair does so with probability n / 2^32 (n rounded up to a power of two).
+    Beyond 2^13 the bias of neighbours can be measured; there `jax.random.permutation` is used.
     """
-    if n > 2**16:
+    if n > 2**13:
         return jax.random.permutation(key, n)
     index_bits = jnp.uint32((1 << max(n - 1, 1).bit_length()) - 1)
     bits = jax.random.bits(key, (n,), jnp.uint32)

@@ -93,7 +93,8 @@ def make(env: Any, **options: Any) -> GymnaxEnvironment:
         if env not in gymnax.registered_envs:
             raise InputError(f"env = {env!r} is not a known environment: {nearest(env, gymnax.registered_envs)}")
         constructor = inspect.signature(gymnax.registration._registry[env]).parameters
-        constructor_options = {k: options[k] for k in options if k in constructor}
+        given = {k: options[k] for k in options if k in constructor}
+        constructor_options = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         env = _construct(env, constructor_options)
     name = env_id or type(env).__name__
     params = env.default_params
