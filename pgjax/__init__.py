@@ -2,8 +2,8 @@
 
 Names are imported when they are first used, so that `import pgjax` and the command line's help load neither jax nor
 gymnax. Read the rooms in this order: errors, rundir, types, environments, distributions, networks, normalize, rollout,
-returns, losses, optimizers, algorithms, train, evaluate, checkpoint, logging, run, plotting, presets, cli. Imports point
-upward in that list.
+returns, losses, optimizers, algorithms, train, evaluate, checkpoint, logging, run, plotting, presets, cli. Imports
+point upward in that list.
 """
 
 import importlib
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pgjax.algorithms.ppo import PPO as PPO
+    from pgjax.checkpoint import load_params as load_params
+    from pgjax.checkpoint import save_params as save_params
     from pgjax.environments.gymnax import make as make
     from pgjax.environments.gymnax import register as register
     from pgjax.environments.gymnax import registered_envs as registered_envs
@@ -45,6 +47,8 @@ _EXPORTS = {
     "resume": "run",
     "load": "run",
     "Result": "run",
+    "save_params": "checkpoint",
+    "load_params": "checkpoint",
     "InputError": "errors",
     "Interrupted": "errors",
 }

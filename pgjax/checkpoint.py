@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import hashlib
+import importlib
 import logging
 import math
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pgjax.algorithms import ALGORITHMS, algorithm_class
@@ -20,6 +22,7 @@ from pgjax.environments.gymnax import GymnaxEnvironment, make
 from pgjax.errors import InputError
 from pgjax.networks import NETWORKS, make_network
 from pgjax.train import Algorithm
+from pgjax.types import Params
 
 VERSIONED = ("pgjax", "jax", "flax", "optax", "gymnax")
 
@@ -175,21 +178,13 @@ class Checkpoints:
             DamagedError: it cannot be read, or is not what was written.
         """
         expected = jax.eval_shape(init)
-        wanted = {name: (leaf.shape, leaf.dtype) for name, leaf in _named_leaves(expected).items()}
+        wanted = _named_leaves(expected)
         label = f"checkpoint {iteration} in {self.manager.directory}"
         try:
-            stored = self.manager.item_metadata(iteration)["state"].tree
-            found = {name: (leaf.shape, leaf.dtype) for name, leaf in stored.items()}
+            stored = dict(self.manager.item_metadata(iteration)["state"].tree)
         except Exception as error:
             raise DamagedError(f"{label} is damaged: its metadata cannot be read") from error
-        different = [
-            f"{name} is {_describe(found.get(name))}, expected {_describe(wanted.get(name))}"
-            for name in sorted(wanted.keys() | found.keys())
-            if wanted.get(name) != found.get(name)
-        ]
-        if different:
-            more = f" (and {len(different) - 3} more)" if len(different) > 3 else ""
-            raise InputError(f"{label} is of another shape: {'; '.join(different[:3])}{more}")
+        _check_same_leaves(label, stored, wanted)
         numpy = {name: self.ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
         items = self.ocp.args.Composite(
             state=self.ocp.args.PyTreeRestore(restore_args=numpy), meta=self.ocp.args.JsonRestore()
@@ -241,6 +236,44 @@ def load_state(run: Path, init: Callable[[], Any], which: Literal["newest", "bes
     return found
 
 
+def save_params(params: Params, path: str | Path) -> None:
+    """Write parameters as safetensors, named by their place in the tree; needs the extra `safetensors`."""
+    leaves = {name: np.array(leaf) for name, leaf in _named_leaves(params).items()}
+    _safetensors().save_file(leaves, str(path))
+
+
+def load_params(path: str | Path, like: Params) -> Params:
+    """Parameters from a safetensors file, in the structure of `like`.
+
+    Raises:
+        InputError: the names, shapes or types in the file are not those of `like`.
+    """
+    leaves, wanted = _safetensors().load_file(str(path)), _named_leaves(like)
+    _check_same_leaves(str(path), leaves, wanted)
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(leaves[name]) for name in wanted])
+
+
+def _safetensors() -> Any:
+    try:
+        return importlib.import_module("safetensors.numpy")
+    except ImportError as error:
+        raise InputError("parameters as safetensors need a package: pip install 'pgjax[safetensors]'") from error
+
+
+def _check_same_leaves(label: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    def describe(leaf: Any) -> str:
+        return "absent" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
+
+    different = [
+        f"{name} is {describe(found.get(name))}, expected {describe(wanted.get(name))}"
+        for name in sorted(wanted.keys() | found.keys())
+        if describe(wanted.get(name)) != describe(found.get(name))
+    ]
+    if different:
+        more = f" (and {len(different) - 3} more)" if len(different) > 3 else ""
+        raise InputError(f"{label} is of another shape: {'; '.join(different[:3])}{more}")
+
+
 def _named_leaves(state: Any) -> dict[str, Any]:
     """Leaf path -> array, in tree order; random keys as the words they are made of."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
@@ -260,7 +293,3 @@ def _is_key(leaf: Any) -> bool:
 
 def _digest(leaf: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest()
-
-
-def _describe(shape_and_dtype: Any) -> str:
-    return "absent" if shape_and_dtype is None else f"{shape_and_dtype[1]}{list(shape_and_dtype[0])}"

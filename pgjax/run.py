@@ -63,7 +63,7 @@ class Result(NamedTuple):
         obs = jnp.asarray(obs, jnp.float32)
         shape = self.algorithm.env.observation_space.shape
         if obs.shape not in (shape, (*obs.shape[:1], *shape)):
-            raise InputError(f"predict: obs of shape {obs.shape} is not accepted: expected {shape} or (N, *{shape})")
+            raise InputError(f"predict: obs of shape {obs.shape} is not accepted: expected {shape} or {('N', *shape)}")
         action = np.asarray(_predict(self.algorithm, self.state, obs.reshape(-1, *shape), deterministic, key))
         return action[0] if obs.shape == shape else action
 
@@ -140,7 +140,13 @@ def run(
         stack.push(holding)
         if stale:
             warnings.warn(f"process {stale} died while it worked on {directory}: taking over", stacklevel=2)
-        config = _same_run(directory, config) if holds_run(directory) else config | _identity()
+        if holds_run(directory):
+            stored = read_config(directory)
+            config = _same_run(directory, stored, config)
+            if progress:
+                _say(_budget_change(algorithm, stored["hyperparameters"]["total_steps"]))
+        else:
+            config |= _identity()
         try:
             write_json(directory / "config.json", config)
         except OSError as error:
@@ -195,9 +201,18 @@ def _identity() -> dict[str, Any]:
     return {"id": uuid.uuid4().hex[:8], "versions": versions()}
 
 
-def _same_run(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _budget_change(algorithm: Any, before: int) -> str:
+    """What a new `total_steps` does to a run that goes on."""
+    if algorithm.total_steps == before:
+        return ""
+    linear = getattr(algorithm, "lr_schedule", "constant") == "linear"
+    effect = "falls to 0 at the new end, so it jumps where the run goes on" if linear else "stays as it is"
+    kind = "linear" if linear else "constant"
+    return f"total_steps raised from {before} to {algorithm.total_steps}: the {kind} learning rate {effect}"
+
+
+def _same_run(directory: Path, stored: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """The config of the run that is continued; how it is kept may change, what it computes may only get longer."""
-    stored = read_config(directory)
     old, new = (_without_budget(c) for c in (stored, json.loads(json.dumps(config))))
     different = [f"{name} is {old[name]}, not {new[name]}" for name in new if old.get(name) != new[name]]
     if different:

@@ -75,7 +75,9 @@ def test_final_line(capsys, tmp_path, monkeypatch):
         (["train", "ppo", "--env", "CartPole-v1", "--network", "mpl"], "did you mean mlp?"),
         (["train", "ppo", "--env", "CartPole-v1", "--env-params", "length"], "expected NAME=NUMBER"),
         (["train", "ppo", "--env", "CartPole-v1", "--env-params", "lenth=1"], "did you mean length"),
-        (["train", "ppo", "--env", "CartPole-v1", "--episodes", "0"], "--episodes 0 is not accepted"),
+        (["train", "ppo", "--env", "CartPole-v1", "--sinks", "tensorbord"], "did you mean tensorboard?"),
+        (["train", "ppo", "--env", "CartPole-v1", "--keep", "0"], "keep = 0 is not accepted"),
+        (["train", "ppo", "--env", "CartPole-v1", "--episodes", "0"], "episodes = 0 is not accepted"),
         (["evaluate", "nowhere"], "nowhere holds no run"),
         (["envs", "all"], "takes no arguments"),
     ],
@@ -89,10 +91,36 @@ def test_bad_input_is_one_message_and_status_2(capsys, tmp_path, monkeypatch, ar
     assert not (tmp_path / "runs").exists(), "refused before anything is written"
 
 
-def test_a_directory_with_a_run_is_refused(capsys, run):
+def test_a_directory_with_another_run_is_refused(capsys, run):
     code, _, err = run_cli(capsys, "train", "ppo", "--env", "CartPole-v1", *TINY, "--directory", str(run), "--no-cache")
     assert code == 2
-    assert "already holds a run" in err
+    assert "already holds another run" in err
+    assert "network.hidden is [8], not [64, 64]" in err
+
+
+def test_a_finished_run_is_shown_plotted_and_continued(capsys, run, tmp_path):
+    code, out, _ = run_cli(capsys, "list", str(run.parent))
+    assert code == 0
+    assert all(word in out for word in ("CartPole-v1", "ppo", "96 / 96", "finished"))
+    code, out, _ = run_cli(capsys, "plot", str(run), "--out", str(tmp_path / "curves"))
+    assert code == 0
+    assert out.split() == [str(tmp_path / "curves.png"), str(tmp_path / "curves.svg")]
+    code, out, _ = run_cli(capsys, "resume", str(run), "--no-cache")
+    assert code == 0
+    assert "steps=96" in out.splitlines()[-1]
+
+
+def test_what_cannot_be_looked_at_is_refused(capsys, run, tmp_path):
+    for arguments, message in (
+        (["list", str(tmp_path)], "holds no runs"),
+        (["plot", str(tmp_path)], "holds no run: cannot read"),
+        (["plot", str(run), "--metric", "retrun_mean"], "metric = 'retrun_mean' is not in"),
+        (["resume", str(tmp_path)], "holds no run"),
+        (["render", str(tmp_path)], "holds no run"),
+    ):
+        code, _, err = run_cli(capsys, *arguments)
+        assert code == 2
+        assert message in err
 
 
 def test_listings(capsys):

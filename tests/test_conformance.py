@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,25 +112,22 @@ def test_every_scalar_field_vmaps_matters_and_matches_the_solo_run(algorithm, in
         state, _ = step(row, start)
         solo = step(row, state)[0].params
         member = jax.tree.map(lambda x, i=i: x[i], together)
-        jax.tree.map(lambda a, b, name=name: np.testing.assert_allclose(a, b, atol=2e-5, err_msg=name), member, solo)
+        chex.assert_trees_all_close(member, solo, atol=2e-5)
         if i:
             same = jax.tree.map(lambda a, b: bool(np.all(a == b)), member, base)
             assert not jax.tree.all(same), f"{name} changes nothing"
 
 
 def test_new_values_of_scalar_fields_do_not_recompile(algorithm):
-    traces = []
-
     @jax.jit
+    @chex.assert_max_traces(n=1)
     def probe(algorithm):
-        traces.append(0)
         return jax.tree.map(lambda x: x * 1, algorithm)
 
     for row in [algorithm, *varied(algorithm)]:
         probe(row)
     probe(dataclasses.replace(algorithm, gamma=1, learning_rate=np.float64(0.1), clip_eps=jnp.float32(0.3)))
     probe(dataclasses.replace(algorithm, env=pgjax.make(algorithm.env.id)))
-    assert len(traces) == 1
 
 
 def test_policy_ratio_starts_at_one_also_while_normalisers_move(algorithm, init, step):

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,7 +85,7 @@ def test_every_distribution_is_a_pytree_that_passes_through_jit_and_vmap(name):
     batched = evaluate(p, q, action)
     mapped = jax.vmap(jax.vmap(evaluate))(p, q, action)
     assert type(batched["p"]) is type(mapped["p"]) is type(p)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), mapped, batched)
+    chex.assert_trees_all_close(mapped, batched, rtol=1e-5, atol=1e-5)
     assert batched["log_prob"].shape == batched["entropy"].shape == batched["kl"].shape == (2, 3)
     sample = sampled(name)[2]["action"]
     assert batched["mode"].shape == action.shape

@@ -11,6 +11,7 @@ import pgjax
 PACKAGE = Path(pgjax.__file__).parent
 ROOMS = [
     "errors",
+    "rundir",
     "types",
     "environments",
     "distributions",
@@ -26,6 +27,7 @@ ROOMS = [
     "checkpoint",
     "logging",
     "run",
+    "plotting",
     "presets",
     "cli",
 ]

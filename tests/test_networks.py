@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,8 +68,8 @@ def test_unroll_is_a_scan_of_step(name):
     expected = Categorical if isinstance(actions, Discrete) else DiagGaussian
     assert isinstance(output.distribution, expected)
     assert jax.tree.leaves(output.distribution)[0].shape == (T, B, 4 if expected is Categorical else 2)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), output, output_unrolled)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), memory, memory_unrolled)
+    chex.assert_trees_all_close(output, output_unrolled, rtol=2e-5, atol=2e-6)
+    chex.assert_trees_all_close(memory, memory_unrolled, rtol=2e-5, atol=2e-6)
 
 
 def test_memory_is_forgotten_at_a_reset_and_only_there():

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,7 +88,7 @@ def test_gradient_at_ratio_one_is_that_of_a2c(tiny, collected):
         )
 
     ours, metrics = jax.grad(ppo.loss, has_aux=True)(state.params, (), minibatch)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, jax.grad(a2c_loss)(state.params))
+    chex.assert_trees_all_close(ours, jax.grad(a2c_loss)(state.params), atol=1e-6)
     assert float(metrics["approx_kl"]) == pytest.approx(0.0, abs=1e-6)
 
 

@@ -10,12 +10,13 @@ import sys
 import textwrap
 import warnings
 
+import chex
 import jax
 import numpy as np
 import pytest
 
 import pgjax
-from pgjax.checkpoint import Checkpoints, load_state
+from pgjax.checkpoint import Checkpoints
 from pgjax.logging import JsonLines
 from pgjax.rundir import locked, read_rows, status
 
@@ -112,3 +113,208 @@ def test_members_of_a_population_are_the_runs_of_their_seeds(undisturbed, tiny_p
         np.testing.assert_allclose(leaf, leaves(solo.params)[name], atol=1e-4, err_msg=name)
     np.testing.assert_allclose(member.metrics["entropy"], metrics["entropy"], atol=1e-4)
     assert member.predict(np.zeros(4)).shape == ()
+
+
+def test_run_on_the_same_directory_continues_too(tiny, tmp_path, monkeypatch, one_iteration_chunks):
+    whole = pgjax.run(tiny, 1, tmp_path / "whole", checkpoint_every=2, episodes=4, progress=False)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, signal.SIGINT)
+        with pytest.raises(pgjax.Interrupted, match="stopped by SIGINT after iteration 1 of 6"):
+            pgjax.run(tiny, 1, tmp_path / "stopped", checkpoint_every=2, episodes=4, progress=False)
+    result = pgjax.run(tiny, 1, tmp_path / "stopped", checkpoint_every=2, episodes=4, progress=False)
+    assert (result.steps, result.steps_now) == (6 * 32, 5 * 32)
+    np.testing.assert_array_equal(result.metrics["entropy"], whole.metrics["entropy"])
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+    again = pgjax.run(tiny, 1, tmp_path / "stopped", progress=False)
+    assert again.steps_now == 0, "a finished run has nothing left to train"
+    for change in ({"gamma": 0.5}, {"network": pgjax.MLP(hidden=(9,))}):
+        with pytest.raises(pgjax.InputError, match="already holds another run"):
+            pgjax.run(dataclasses.replace(tiny, **change), 1, tmp_path / "stopped", progress=False)
+    with pytest.raises(pgjax.InputError, match=r"another run \(seed is 1, not 2\)"):
+        pgjax.run(tiny, 2, tmp_path / "stopped", progress=False)
+
+
+def copy_of(run, to):
+    subprocess.run(["cp", "-r", str(run), str(to)], check=True)
+    return to
+
+
+def damage(checkpoint):
+    """Flip bits in the file with the numbers."""
+    biggest = max((p for p in (checkpoint / "state").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(biggest.read_bytes())
+    for i in range(len(content) // 2, len(content) // 2 + 16):
+        content[i] ^= 0xFF
+    biggest.write_bytes(content)
+
+
+def truncate(checkpoint):
+    biggest = max((p for p in (checkpoint / "state").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    os.truncate(biggest, biggest.stat().st_size // 2)
+
+
+def empty(checkpoint):
+    subprocess.run(["rm", "-r", str(checkpoint / "state")], check=True)
+
+
+@pytest.mark.parametrize("harm", [damage, truncate, empty])
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(undisturbed, tmp_path, harm):
+    run = copy_of(undisturbed / "mlp" / "whole", tmp_path / "run")
+    harm(run / "checkpoints" / "6")
+    with pytest.warns(UserWarning, match=r"checkpoint 6 in .* is damaged: .*; going back to the one before"):
+        result = pgjax.resume(run, progress=False)
+    assert result.steps_now == 2 * 32
+    assert_same_run(run, undisturbed / "mlp" / "whole")
+
+
+def test_a_checkpoint_that_was_being_written_does_not_count(undisturbed, tmp_path):
+    run = copy_of(undisturbed / "mlp" / "whole", tmp_path / "run")
+    (run / "checkpoints" / "6").rename(run / "checkpoints" / "6.orbax-checkpoint-tmp")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 7, "ste')
+    assert pgjax.resume(run, progress=False).steps_now == 2 * 32
+    assert_same_run(run, undisturbed / "mlp" / "whole")
+
+
+def test_the_newest_and_the_best_are_kept_and_the_best_is_the_one_that_was_evaluated(tiny, tmp_path, init):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    states = {}
+    for iteration, mean in ((1, 3.0), (2, 9.0), (3, float("nan")), (4, 5.0), (5, 4.0)):
+        states[iteration] = init(tiny, jax.random.key(iteration))
+        checkpoints.save(iteration, states[iteration], mean)
+    checkpoints.wait()
+    assert checkpoints.iterations() == [2, 4, 5]
+    checkpoints.close()
+    again = Checkpoints(tmp_path, keep=2)
+    assert again.best() == 2
+    state = again.restore(2, lambda: tiny.init(jax.random.key(0)))
+    for name, leaf in leaves(state).items():
+        np.testing.assert_array_equal(leaf, leaves(states[2])[name], err_msg=name)
+    again.close()
+
+
+def test_best_state_scores_what_was_recorded(undisturbed, tiny_ppo):
+    """Evaluating the loaded best state again gives the recorded return: it is that state and not its successor."""
+    run = undisturbed / "mlp" / "whole"
+    rows = read_rows(run / "evaluations.jsonl")
+    best = max(rows, key=lambda row: (row["return_mean"], row["iteration"]))
+    result = pgjax.load(run, "best")
+    assert int(result.state.iteration) == best["iteration"]
+    again = pgjax.evaluate(result.algorithm, result.state, result.state.key, num_episodes=4)
+    assert float(again.mean) == best["return_mean"]
+
+
+def test_more_steps_train_on_and_the_schedule_is_explained(undisturbed, tmp_path, capsys):
+    run = copy_of(undisturbed / "mlp" / "whole", tmp_path / "run")
+    result = pgjax.resume(run, total_steps=8 * 32)
+    assert result.steps_now == 2 * 32
+    assert [row["iteration"] for row in read_rows(run / "metrics.jsonl")] == list(range(1, 9))
+    shown = capsys.readouterr().err
+    assert "total_steps raised from 192 to 256" in shown
+    assert "linear learning rate" in shown
+    with pytest.raises(pgjax.InputError, match="total_steps = 96 is not accepted: 256 are done already"):
+        pgjax.resume(run, total_steps=96, progress=False)
+
+
+def test_other_versions_are_a_warning_that_names_them(undisturbed, tmp_path):
+    run = copy_of(undisturbed / "mlp" / "whole", tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["versions"]["jax"] = "0.0.1"
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match=r"other versions, numbers may change: jax 0.0.1 -> "):
+        pgjax.resume(run, progress=False)
+
+
+def test_a_directory_in_use_is_refused_and_a_stale_lock_is_recognised(tiny, undisturbed, tmp_path):
+    run = copy_of(undisturbed / "mlp" / "whole", tmp_path / "run")
+    child = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(f"""
+            import pathlib, time
+            from pgjax.rundir import locked
+            with locked(pathlib.Path({str(run)!r})):
+                print("locked", flush=True)
+                time.sleep(60)
+        """),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout.readline() == "locked\n"
+    assert status(run) == "running"
+    with pytest.raises(pgjax.InputError, match=f"is in use by process {child.pid}: wait for it, or stop it"):
+        pgjax.resume(run, progress=False)
+    child.kill()
+    child.communicate()
+    assert status(run) == "finished"
+    with pytest.warns(UserWarning, match=f"process {child.pid} died while it worked on"):
+        pgjax.resume(run, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with locked(run) as stale:
+            assert stale is None
+
+
+def test_a_second_signal_ends_the_process_at_once(undisturbed, tmp_path):
+    code = textwrap.dedent("""
+        import os, signal, time
+        from pgjax.run import _signals
+        with _signals() as received:
+            os.kill(os.getpid(), signal.SIGINT)
+            print(received[0].name, flush=True)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "SIGINT\n"
+    assert done.returncode == -signal.SIGINT
+
+
+def test_non_finite_parameters_are_never_checkpointed(tiny, tmp_path, monkeypatch, one_iteration_chunks):
+    keep = run_module._Files.keep
+
+    def poison(self, state, iteration, **how):
+        if iteration == 4:
+            state = state._replace(params=jax.tree.map(lambda x: x * np.nan, state.params))
+        keep(self, state, iteration, **how)
+
+    monkeypatch.setattr(run_module._Files, "keep", poison)
+    with pytest.raises(FloatingPointError, match=r"iteration 4: parameter \['actor'\].* is not finite"):
+        pgjax.run(tiny, 0, tmp_path / "run", checkpoint_every=2, episodes=4, progress=False)
+    assert status(tmp_path / "run").startswith("failed: iteration 4: parameter")
+    assert int(pgjax.load(tmp_path / "run").state.iteration) == 2
+
+
+def test_predict_runs_the_policy_in_somebody_elses_loop(undisturbed):
+    result = pgjax.load(undisturbed / "everything" / "whole")
+    batch = np.random.default_rng(0).normal(size=(5, 3))
+    actions = result.predict(batch)
+    assert actions.shape == (5, 1)
+    np.testing.assert_allclose(actions[2], result.predict(batch[2]), rtol=1e-5)
+    assert np.all(np.abs(actions) <= 2.0), "in the environment's own units and bounds"
+    sampled = [result.predict(batch, deterministic=False, key=jax.random.key(k)) for k in (0, 0, 1)]
+    np.testing.assert_array_equal(sampled[0], sampled[1])
+    assert not np.allclose(sampled[0], sampled[2])
+    assert result.metrics["entropy"].shape == (6,)
+
+    with pytest.raises(pgjax.InputError, match=r"obs of shape \(4,\) is not accepted: expected \(3,\) or \('N', 3\)"):
+        result.predict(np.zeros(4))
+    with pytest.raises(pgjax.InputError, match="key = None is not accepted"):
+        result.predict(batch, deterministic=False)
+    with pytest.raises(pgjax.InputError, match="predict is for networks without memory"):
+        pgjax.load(undisturbed / "gru" / "whole").predict(np.zeros(4))
+
+
+def test_parameters_survive_safetensors(undisturbed, tmp_path):
+    result = pgjax.load(undisturbed / "mlp" / "whole")
+    pgjax.save_params(result.state.params, tmp_path / "params.safetensors")
+    from safetensors.numpy import load_file
+
+    assert "actor.params.Dense_0.kernel" in load_file(tmp_path / "params.safetensors")
+    zeros = jax.tree.map(np.zeros_like, result.state.params)
+    back = pgjax.load_params(tmp_path / "params.safetensors", like=zeros)
+    chex.assert_trees_all_equal(back, result.state.params)
+    with pytest.raises(pgjax.InputError, match="is absent, expected"):
+        pgjax.load_params(tmp_path / "params.safetensors", like=zeros | {"extra": np.zeros(3)})
