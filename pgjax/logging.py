@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pgjax.errors import InputError, nearest
+from pgjax.rundir import read_rows
 
 Row: TypeAlias = dict[str, Any]
 
@@ -72,7 +73,8 @@ class JsonLines(LinesFile):
     """One JSON object per iteration; absent numbers are null."""
 
     def __init__(self, path: Path, iteration: int = 0) -> None:
-        super().__init__(path, lambda lines: sum(json.loads(line)["iteration"] <= iteration for line in lines))
+        rows = read_rows(path)
+        super().__init__(path, lambda lines: sum(row["iteration"] <= iteration for row in rows))
 
     def write(self, rows: list[Row]) -> None:
         self.append(

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import json
 import signal
 import sys
@@ -130,35 +131,21 @@ def run(
     if directory is None:
         return _drive(algorithm, config, None, progress)
     directory = Path(directory)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        holding = locked(directory)
-        stale = holding.__enter__()
-    except OSError as error:
-        raise InputError(f"directory = {str(directory)!r} cannot be written: {error.strerror}") from error
-    with contextlib.ExitStack() as stack:
-        stack.push(holding)
+    with locked(directory) as stale:
         if stale:
             warnings.warn(f"process {stale} died while it worked on {directory}: taking over", stacklevel=2)
-        if holds_run(directory):
-            stored = read_config(directory)
-            config = _same_run(directory, stored, config)
-            if progress:
-                _say(_budget_change(algorithm, stored["hyperparameters"]["total_steps"]))
-        else:
-            config |= _identity()
+        config = _same_run(directory, config, progress) if holds_run(directory) else config | _identity()
         try:
             write_json(directory / "config.json", config)
+            write_status(directory, "interrupted")  # what it is unless it ends otherwise
         except OSError as error:
             raise InputError(f"directory = {str(directory)!r} cannot be written: {error.strerror}") from error
         try:
             result = _drive(algorithm, config, directory, progress)
-        except Interrupted:
-            write_status(directory, "interrupted")
-            raise
         except Exception as error:
-            with contextlib.suppress(OSError):  # a full disk must not hide why the run failed
-                write_status(directory, f"failed: {error}")
+            if not isinstance(error, Interrupted):
+                with contextlib.suppress(OSError):  # a full disk must not hide why the run failed
+                    write_status(directory, f"failed: {error}")
             raise
         write_status(directory, "finished")
         return result
@@ -193,7 +180,7 @@ def load(directory: str | Path, which: Literal["newest", "best"] = "newest") -> 
     algorithm = from_config(config)
     subject, key = _subject(algorithm, config)
     iteration, state = load_state(directory, lambda: subject.init(key), which)
-    rows = [_nan_for_none(row) for row in read_rows(directory / "metrics.jsonl")[:iteration]]
+    rows = _metric_rows(directory, iteration)
     return Result(algorithm, state, _stacked(rows), iteration * algorithm.steps_per_iteration, 0, 0.0, 0.0)
 
 
@@ -201,28 +188,26 @@ def _identity() -> dict[str, Any]:
     return {"id": uuid.uuid4().hex[:8], "versions": versions()}
 
 
-def _budget_change(algorithm: Any, before: int) -> str:
-    """What a new `total_steps` does to a run that goes on."""
-    if algorithm.total_steps == before:
-        return ""
-    linear = getattr(algorithm, "lr_schedule", "constant") == "linear"
-    effect = "falls to 0 at the new end, so it jumps where the run goes on" if linear else "stays as it is"
-    kind = "linear" if linear else "constant"
-    return f"total_steps raised from {before} to {algorithm.total_steps}: the {kind} learning rate {effect}"
-
-
-def _same_run(directory: Path, stored: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+def _same_run(directory: Path, config: dict[str, Any], progress: bool) -> dict[str, Any]:
     """The config of the run that is continued; how it is kept may change, what it computes may only get longer."""
+    stored = read_config(directory)
     old, new = (_without_budget(c) for c in (stored, json.loads(json.dumps(config))))
-    different = [f"{name} is {old[name]}, not {new[name]}" for name in new if old.get(name) != new[name]]
+    different = [f"{name} is {old.get(name)}, not {new[name]}" for name in new if old.get(name) != new[name]]
     if different:
         raise InputError(
             f"directory = {str(directory)!r} already holds another run ({'; '.join(different)}): choose another"
         )
+    before, steps = (c["hyperparameters"]["total_steps"] for c in (stored, config))
+    if steps < before:
+        raise InputError(f"total_steps = {steps} is not accepted: the run's {before} can only be raised")
+    if steps > before and progress:
+        linear = config["hyperparameters"].get("lr_schedule") == "linear"
+        effect = "now falls to 0 at the new end, so it jumps where the run goes on" if linear else "stays as it is"
+        _say(f"total_steps raised from {before} to {steps}: the learning rate {effect}")
     changed = version_changes(stored["versions"])
     if changed:
         warnings.warn(f"{directory} was written with other versions, numbers may change: {changed}", stacklevel=3)
-    return stored | config | {"versions": stored["versions"]}
+    return stored | config
 
 
 def _without_budget(config: dict[str, Any]) -> dict[str, Any]:
@@ -245,45 +230,39 @@ def _subject(algorithm: Any, config: dict[str, Any]) -> tuple[Any, Key]:
 
 
 def _drive(algorithm: Any, config: dict[str, Any], directory: Path | None, progress: bool) -> Result:
-    """Start or continue, train to the end, and keep what is asked for."""
+    """Start or continue, and train to the end."""
     subject, key = _subject(algorithm, config)
     total, iteration_steps = algorithm.num_iterations, algorithm.steps_per_iteration
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(_signals()) if directory else []
         start = time.perf_counter()
         files = stack.enter_context(contextlib.closing(_Files(subject, key, config, directory))) if directory else None
-        if files and files.state is not None:
+        if files and files.rows:
             state, rows = files.state, files.rows
-            if len(rows) > total:
-                done = len(rows) * iteration_steps
-                raise InputError(f"total_steps = {algorithm.total_steps} is not accepted: {done} are done already")
         else:
             state, rows = jax.jit(lambda subject, key: subject.init(key))(subject, key), []
-        if len(rows) < total:
+        done_before = len(rows)
+        if done_before < total:
             program = jax.jit(train_chunk, static_argnums=3, donate_argnums=1)
             chunk = program.lower(subject, state, jnp.int32(1), MAX_CHUNK).compile()
         jax.block_until_ready(state)
         seconds_compile = time.perf_counter() - start
-        display: list[Sink] = []
+        sinks = files.sinks if files else []
         if progress:
             _say(budget_note(algorithm))
-            _say(f"continuing after iteration {len(rows)} of {total}" if rows else "")
-            display = [stack.enter_context(contextlib.closing(ProgressDisplay(total, len(rows), iteration_steps)))]
+            _say(f"continuing after iteration {done_before} of {total}" if rows else "")
+            display = stack.enter_context(contextlib.closing(ProgressDisplay(total, done_before, iteration_steps)))
+            sinks = [*sinks, display]
         start = time.perf_counter()
-        size, done_before = 1, len(rows)
+        size = 1
         while len(rows) < total:
             size = min(size, total - len(rows), files.until_checkpoint(len(rows)) if files else total)
             began = time.perf_counter()
             state, metrics = chunk(subject, state, jnp.int32(size))
-            new = _rows(jax.device_get(metrics), len(rows), size, iteration_steps)
-            rate = size / (time.perf_counter() - began)
-            finite, problem = _finite_rows(new)
-            for sink in [*(files.sinks if files else []), *display]:
-                sink.write(finite)
-            if problem:
-                raise FloatingPointError(problem)
-            rows += new
-            size = int(np.clip(CHUNK_SECONDS * rate, 1, MAX_CHUNK))
+            rows += _rows(jax.device_get(metrics), len(rows), size, iteration_steps)
+            seconds = time.perf_counter() - began
+            _log(rows[-size:], sinks)
+            size = int(np.clip(CHUNK_SECONDS * size / seconds, 1, MAX_CHUNK))
             if files:
                 files.keep(state, len(rows), last=len(rows) == total, stopped=bool(stopped))
             if stopped and len(rows) < total:
@@ -293,8 +272,8 @@ def _drive(algorithm: Any, config: dict[str, Any], directory: Path | None, progr
                     stopped[0].value,
                 )
         seconds_run = time.perf_counter() - start
-        steps = (total - done_before) * iteration_steps
-    return Result(algorithm, state, _stacked(rows), total * iteration_steps, steps, seconds_compile, seconds_run)
+    steps_now = (total - done_before) * iteration_steps
+    return Result(algorithm, state, _stacked(rows), total * iteration_steps, steps_now, seconds_compile, seconds_run)
 
 
 class _Files:
@@ -306,7 +285,7 @@ class _Files:
         restored = self.checkpoints.restore_newest(lambda: subject.init(key))
         iteration: int = restored[0] if restored else 0
         self.state: Any = restored[1] if restored else None
-        self.rows = [_nan_for_none(row) for row in read_rows(directory / "metrics.jsonl")[:iteration]]
+        self.rows = _metric_rows(directory, iteration)
         self.metrics = JsonLines(directory / "metrics.jsonl", iteration)
         self.evaluations = JsonLines(directory / "evaluations.jsonl", iteration)
         self.sinks: list[Sink] = [self.metrics]
@@ -380,19 +359,34 @@ def _rows(metrics: dict[str, np.ndarray], done: int, size: int, iteration_steps:
     ]
 
 
-def _finite_rows(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
-    """The rows before the first with a number that is not finite, and what is wrong with that one."""
-    for i, row in enumerate(rows):
-        bad = [k for k, v in row.items() if not np.all(np.isfinite(v)) and not k.startswith(ABSENT_WITHOUT_EPISODES)]
-        if bad:
-            return rows[:i], f"iteration {row['iteration']}: {', '.join(bad)} is not finite"
-    return rows, ""
+def _log(rows: list[dict[str, Any]], sinks: list[Sink]) -> None:
+    """Give the sinks the rows up to the first with a number that is not finite, and stop at that one."""
+
+    def not_finite(row: dict[str, Any]) -> list[str]:
+        return [k for k, v in row.items() if not np.all(np.isfinite(v)) and not k.startswith(ABSENT_WITHOUT_EPISODES)]
+
+    finite = list(itertools.takewhile(lambda row: not not_finite(row), rows))
+    if finite:
+        for sink in sinks:
+            sink.write(finite)
+    if len(finite) < len(rows):
+        bad = rows[len(finite)]
+        raise FloatingPointError(f"iteration {bad['iteration']}: {', '.join(not_finite(bad))} is not finite")
 
 
 def _check_finite_params(state: Any, iteration: int) -> None:
     for path, leaf in jax.tree.leaves_with_path(state.params):
         if not np.all(np.isfinite(leaf)):
             raise FloatingPointError(f"iteration {iteration}: parameter {jax.tree_util.keystr(path)} is not finite")
+
+
+def _metric_rows(directory: Path, iteration: int) -> list[dict[str, Any]]:
+    """The rows up to a checkpoint, which were on disk before it."""
+    path = directory / "metrics.jsonl"
+    rows = read_rows(path)[:iteration]
+    if len(rows) < iteration:
+        raise InputError(f"{path} is damaged: it has {len(rows)} rows, and the checkpoint is of iteration {iteration}")
+    return [_nan_for_none(row) for row in rows]
 
 
 def _nan_for_none(row: dict[str, Any]) -> dict[str, Any]:

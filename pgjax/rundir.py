@@ -50,9 +50,11 @@ def read_config(run: str | Path) -> dict[str, Any]:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file; a last line that was being written when the process died is left out."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines]
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is damaged ({error})") from error
 
 
 def holds_run(directory: Path) -> bool:
@@ -78,9 +80,14 @@ def locked(run: Path) -> Iterator[int | None]:
     The operating system drops the lock with the process, however it ends; the id in the file is for people.
 
     Raises:
-        InputError: a live process holds it.
+        InputError: a live process holds it, or the directory cannot be written.
     """
-    with (run / "lock").open("a+") as file:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file = (run / "lock").open("a+")
+    except OSError as error:
+        raise InputError(f"directory = {str(run)!r} cannot be written: {error.strerror}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

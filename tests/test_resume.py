@@ -211,8 +211,8 @@ def test_more_steps_train_on_and_the_schedule_is_explained(undisturbed, tmp_path
     assert [row["iteration"] for row in read_rows(run / "metrics.jsonl")] == list(range(1, 9))
     shown = capsys.readouterr().err
     assert "total_steps raised from 192 to 256" in shown
-    assert "linear learning rate" in shown
-    with pytest.raises(pgjax.InputError, match="total_steps = 96 is not accepted: 256 are done already"):
+    assert "falls to 0 at the new end" in shown
+    with pytest.raises(pgjax.InputError, match="total_steps = 96 is not accepted: the run's 256 can only be raised"):
         pgjax.resume(run, total_steps=96, progress=False)
 
 
@@ -318,3 +318,14 @@ def test_parameters_survive_safetensors(undisturbed, tmp_path):
     chex.assert_trees_all_equal(back, result.state.params)
     with pytest.raises(pgjax.InputError, match="is absent, expected"):
         pgjax.load_params(tmp_path / "params.safetensors", like=zeros | {"extra": np.zeros(3)})
+
+
+def test_lost_metrics_are_named(undisturbed, tmp_path):
+    run = copy_of(undisturbed / "mlp" / "whole", tmp_path / "run")
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:4]))
+    with pytest.raises(pgjax.InputError, match=r"metrics.jsonl is damaged: it has 4 rows, .* iteration 6"):
+        pgjax.resume(run, progress=False)
+    (run / "metrics.jsonl").write_text("".join(["nonsense\n", *lines[1:]]))
+    with pytest.raises(pgjax.InputError, match=r"metrics.jsonl is damaged"):
+        pgjax.resume(run, progress=False)
