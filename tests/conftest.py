@@ -1,5 +1,11 @@
 """Shared by all tests: run-time checks of shapes, and one compiled program per configuration."""
 
+import os
+import tempfile
+
+CACHE = tempfile.TemporaryDirectory()
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name  # read when jax is imported, here and in child processes
+
 import jax
 import jaxtyping
 import pytest

@@ -119,6 +119,8 @@ def test_every_scalar_field_vmaps_matters_and_matches_the_solo_run(algorithm, in
 
 
 def test_new_values_of_scalar_fields_do_not_recompile(algorithm):
+    chex.clear_trace_counter()
+
     @jax.jit
     @chex.assert_max_traces(n=1)
     def probe(algorithm):

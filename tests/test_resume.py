@@ -23,17 +23,9 @@ from pgjax.rundir import locked, read_rows, status
 run_module = importlib.import_module("pgjax.run")
 
 CASES = {
-    "mlp": ({"env": "CartPole-v1"}, None),
+    "mlp": ({"env": "Pendulum-v1", "normalize_obs": True, "normalize_reward": True}, None),
     "gru": ({"env": "CartPole-v1", "network": pgjax.GRU(hidden=(8,), memory_size=8)}, None),
-    "everything": (
-        {
-            "env": "Pendulum-v1",
-            "network": pgjax.MLP(hidden=(8,), shared_torso=True),
-            "normalize_obs": True,
-            "normalize_reward": True,
-        },
-        None,
-    ),
+    "cnn": ({"env": "Freeway-MinAtar", "network": pgjax.CNN(channels=(2,), stride=3, hidden=(8,))}, None),
     "population": ({"env": "CartPole-v1"}, 8),
 }
 
@@ -288,7 +280,7 @@ def test_non_finite_parameters_are_never_checkpointed(tiny, tmp_path, monkeypatc
 
 
 def test_predict_runs_the_policy_in_somebody_elses_loop(undisturbed):
-    result = pgjax.load(undisturbed / "everything" / "whole")
+    result = pgjax.load(undisturbed / "mlp" / "whole")
     batch = np.random.default_rng(0).normal(size=(5, 3))
     actions = result.predict(batch)
     assert actions.shape == (5, 1)
