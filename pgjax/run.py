@@ -21,7 +21,7 @@ import numpy as np
 from pgjax.checkpoint import Checkpoints, from_config, load_state, to_config, version_changes, versions
 from pgjax.errors import InputError, Interrupted
 from pgjax.evaluate import evaluate
-from pgjax.logging import JsonLines, ProgressDisplay, Sink, check_sinks, open_sink
+from pgjax.logging import JsonLines, LinesFile, ProgressDisplay, Sink, check_sinks, open_sink
 from pgjax.rundir import holds_run, locked, read_config, read_rows, write_json, write_status
 from pgjax.train import Algorithm, Population, budget_note, train_chunk
 from pgjax.types import Key
@@ -286,9 +286,8 @@ class _Files:
         iteration: int = restored[0] if restored else 0
         self.state: Any = restored[1] if restored else None
         self.rows = _metric_rows(directory, iteration)
-        self.metrics = JsonLines(directory / "metrics.jsonl", iteration)
         self.evaluations = JsonLines(directory / "evaluations.jsonl", iteration)
-        self.sinks: list[Sink] = [self.metrics]
+        self.sinks: list[Sink] = [JsonLines(directory / "metrics.jsonl", iteration)]
         self.sinks += [open_sink(name, directory, iteration, config) for name in config["sinks"]]
 
     def until_checkpoint(self, iteration: int) -> int:
@@ -301,8 +300,9 @@ class _Files:
             return
         _check_finite_params(state, iteration)
         return_mean = self._evaluate(state, iteration) if due else float("nan")
-        self.metrics.flush()
-        self.evaluations.flush()
+        for file in [*self.sinks, self.evaluations]:
+            if isinstance(file, LinesFile):  # what a checkpoint builds on must outlive a power cut with it
+                file.flush()
         self.checkpoints.save(iteration, state, return_mean)
         if last or stopped:
             self.checkpoints.wait()

@@ -88,7 +88,7 @@ def test_only_memory_recalls_a_cue(network):
     state, _ = trained(ppo)
     mean = float(pgjax.evaluate(ppo, state, jax.random.key(1), num_episodes=256).mean)
     if isinstance(network, pgjax.GRU):
-        assert mean == 1.0
+        assert mean > 0.97
     else:
         assert 0.35 < mean < 0.65
 
