@@ -148,7 +148,11 @@ class Checkpoints:
         self._guard(self.manager.wait_until_finished)
 
     def close(self) -> None:
-        self.manager.close()
+        """Wait for what is being written. An error is only a warning here: what failed before may be on its way up."""
+        try:
+            self._guard(self.manager.close)
+        except OSError as error:
+            warnings.warn(str(error), stacklevel=2)
 
     def iterations(self) -> list[int]:
         return sorted(self.manager.all_steps())

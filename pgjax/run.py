@@ -24,7 +24,7 @@ from pgjax.evaluate import evaluate
 from pgjax.logging import JsonLines, LinesFile, ProgressDisplay, Sink, check_sinks, open_sink
 from pgjax.rundir import holds_run, locked, read_config, read_rows, write_json, write_status
 from pgjax.train import Algorithm, Population, budget_note, train_chunk
-from pgjax.types import Key
+from pgjax.types import Key, Metrics
 
 CHUNK_SECONDS = 1.0
 MAX_CHUNK = 256
@@ -280,7 +280,7 @@ class _Files:
     """The run on disk while it trains: where it stood, its sinks, and its checkpoints."""
 
     def __init__(self, subject: Any, key: Key, config: dict[str, Any], directory: Path) -> None:
-        self.subject, self.every, self.episodes = subject, config["checkpoint_every"], config["episodes"]
+        self.every, self.iteration_steps = config["checkpoint_every"], subject.steps_per_iteration
         self.checkpoints = Checkpoints(directory / "checkpoints", config["keep"])
         restored = self.checkpoints.restore_newest(lambda: subject.init(key))
         iteration: int = restored[0] if restored else 0
@@ -289,6 +289,8 @@ class _Files:
         self.evaluations = JsonLines(directory / "evaluations.jsonl", iteration)
         self.sinks: list[Sink] = [JsonLines(directory / "metrics.jsonl", iteration)]
         self.sinks += [open_sink(name, directory, iteration, config) for name in config["sinks"]]
+        scores = functools.partial(_scores, subject, episodes=config["episodes"])
+        self.scores = jax.jit(scores).lower(jax.eval_shape(lambda: subject.init(key))).compile()
 
     def until_checkpoint(self, iteration: int) -> int:
         return self.every - iteration % self.every
@@ -308,27 +310,24 @@ class _Files:
             self.checkpoints.wait()
 
     def _evaluate(self, state: Any, iteration: int) -> float:
-        """Of exactly this state; the keys are the run's own, so that every checkpoint faces the same episodes."""
-        if isinstance(self.subject, Population):
-            member = self.subject.member
-            found = jax.vmap(lambda state: evaluate(member, state, state.key, self.episodes))(state)
-        else:
-            found = evaluate(self.subject, state, state.key, self.episodes)
-        mean = np.asarray(found.mean)
-        row = {
-            "iteration": iteration,
-            "steps": iteration * self.subject.steps_per_iteration,
-            "return_mean": mean.tolist(),
-            "return_std": np.asarray(found.std).tolist(),
-            "episodes": np.asarray(found.num_episodes).tolist(),
-        }
-        self.evaluations.write([row])
-        return float(np.mean(mean))
+        """Write the scores of exactly this state; their mean."""
+        scores = jax.device_get(self.scores(state))
+        row = {"iteration": iteration, "steps": iteration * self.iteration_steps}
+        self.evaluations.write([row | {name: x.tolist() for name, x in scores.items()}])
+        return float(np.mean(scores["return_mean"]))
 
     def close(self) -> None:
         for sink in [*self.sinks, self.evaluations]:
             sink.close()
         self.checkpoints.close()
+
+
+def _scores(subject: Any, state: Any, episodes: int) -> Metrics:
+    """Of a state or each member of a population; with the run's own key, so that all states face the same episodes."""
+    if isinstance(subject, Population):
+        return jax.vmap(lambda state: _scores(subject.member, state, episodes))(state)
+    found = evaluate(subject, state, state.key, episodes)
+    return {"return_mean": found.mean, "return_std": found.std, "episodes": found.num_episodes}
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import os
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -266,6 +267,9 @@ def draw(env: Any, states: list[Any], returns: Any, path: Path) -> None:
     """
     if not isinstance(env, GymnaxEnvironment) or env.env.name not in DRAWN:
         raise InputError(f"{env.name} cannot be drawn; gymnax draws {', '.join(DRAWN)}")
+    for driver in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):  # pygame draws to memory and needs neither screen nor sound
+        os.environ.setdefault(driver, "dummy")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     from gymnax.visualize import Visualizer
 
     try:
