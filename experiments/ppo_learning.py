@@ -90,7 +90,7 @@ def row(name: str, ppo: pgjax.PPO, goal: float | None, options: Options) -> dict
         "interquartile_mean": float(interquartile_mean(returns)),
         "interval_95": [float(interval.low), float(interval.high)],
         "goal": goal,
-        "config": to_config(ppo, 0) | {"seed": list(range(options.seeds))},
+        "config": to_config(ppo) | {"seed": list(range(options.seeds))},
     } | result
     print(
         f"{name}: interquartile mean {found['interquartile_mean']:.2f} "

@@ -190,7 +190,7 @@ def main(options: Options) -> None:
             damaged(base, whole, options),
             full_disk(base, whole, options),
         ]
-    lines = ["| case | survived | iterations lost, median (max) | wrong at the end |", "|---|---:|---:|---|"]
+    lines = ["| case | survived | recorded iterations lost, median (max) | wrong at the end |", "|---|---:|---:|---|"]
     for case in cases:
         lost = f"{np.median(case['lost']):.0f} ({max(case['lost'])})" if case["lost"] else ""
         lines.append(f"| {case['case']} | {case['survived']} | {lost} | {', '.join(case['wrong']) or 'nothing'} |")

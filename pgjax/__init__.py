@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pgjax.environments.gymnax import make as make
     from pgjax.environments.gymnax import register as register
     from pgjax.environments.gymnax import registered_envs as registered_envs
+    from pgjax.errors import InputError as InputError
+    from pgjax.errors import Interrupted as Interrupted
     from pgjax.evaluate import Evaluation as Evaluation
     from pgjax.evaluate import evaluate as evaluate
     from pgjax.networks import CNN as CNN
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from pgjax.run import resume as resume
     from pgjax.run import run as run
     from pgjax.train import train as train
-    from pgjax.types import InputError as InputError
 
 _EXPORTS = {
     "make": "environments.gymnax",

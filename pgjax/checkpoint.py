@@ -7,6 +7,7 @@ import importlib
 import logging
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable
 from importlib import metadata
@@ -24,18 +25,18 @@ from pgjax.networks import NETWORKS, make_network
 from pgjax.train import Algorithm
 from pgjax.types import Params
 
-VERSIONED = ("pgjax", "jax", "flax", "optax", "gymnax")
+VERSIONED = ("pgjax", "jax", "jaxlib", "flax", "optax", "gymnax")
 
 
 def to_config(algorithm: Any) -> dict[str, Any]:
     """Everything that makes `algorithm` again, as JSON values; the `repr` of what cannot be made from JSON."""
-    names = {cls: name for name, (cls, _) in ALGORITHMS.items()}
+    names = {(f"pgjax.algorithms.{name}", cls): name for name, (cls, _) in ALGORITHMS.items()}
+    kind = type(algorithm)
     values = {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
-    env, network = values.pop("env"), values.pop("network")
     return {
-        "algorithm": names.get(type(algorithm).__name__, repr(type(algorithm))),
-        "env": _env_config(env),
-        "network": _network_config(network),
+        "algorithm": names.get((kind.__module__, kind.__name__), repr(kind)),
+        "env": _env_config(values.pop("env")),
+        "network": _network_config(values.pop("network")),
         "hyperparameters": {name: _plain(value) for name, value in values.items()},
     }
 
@@ -57,8 +58,8 @@ def from_config(config: dict[str, Any]) -> Algorithm:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that can change a run's numbers."""
-    return {package: metadata.version(package) for package in VERSIONED}
+    """Of what can change a run's numbers, and the kind of device."""
+    return {package: metadata.version(package) for package in VERSIONED} | {"backend": jax.default_backend()}
 
 
 def version_changes(stored: dict[str, str]) -> str:
@@ -69,15 +70,20 @@ def version_changes(stored: dict[str, str]) -> str:
 
 def _env_config(env: Any) -> dict[str, Any]:
     if not isinstance(env, GymnaxEnvironment) or env.id is None:
-        return {"object": repr(env)}
+        return {"object": _repr(env)}
     params = {f.name: _plain(getattr(env.params, f.name)) for f in dataclasses.fields(env.params)}
     return {"id": env.id, "constructor": dict(env.constructor_options), "params": params}
+
+
+def _repr(thing: Any) -> str:
+    """Without memory addresses, so that the same program gives the same text in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
 
 
 def _network_config(network: Any) -> dict[str, Any]:
     names = {cls: name for name, cls in NETWORKS.items()}
     if type(network) not in names:
-        return {"object": repr(network)}
+        return {"object": _repr(network)}
     fields = {f.name: _plain(getattr(network, f.name)) for f in dataclasses.fields(network)}
     return {"name": names[type(network)]} | fields
 
@@ -137,7 +143,7 @@ class Checkpoints:
             OSError: this one or the one before could not be written; the complete ones are untouched.
         """
         leaves = {name: np.array(leaf) for name, leaf in _named_leaves(state).items()}
-        meta = {"sha256": {name: _digest(leaf) for name, leaf in leaves.items()}, "versions": versions()}
+        meta = {"sha256": {name: _digest(leaf) for name, leaf in leaves.items()}}
         items = self.ocp.args.Composite(state=self.ocp.args.PyTreeSave(leaves), meta=self.ocp.args.JsonSave(meta))
         worst = float(np.finfo(np.float32).min)
         metrics = {"return_mean": return_mean if math.isfinite(return_mean) else worst}
@@ -163,15 +169,25 @@ class Checkpoints:
     def restore_newest(self, init: Callable[[], Any]) -> tuple[int, Any] | None:
         """(iteration, state) of the newest checkpoint that is whole, or None without any.
 
-        A damaged one is reported by a warning and, unless only reading, removed: training will write it again.
+        A damaged one is reported by a warning and, once an older one was restored and unless only reading, removed:
+        training will write it again.
+
+        Raises:
+            InputError: there are checkpoints and none of them can be restored; nothing was changed.
         """
+        damaged: list[int] = []
         for iteration in reversed(self.iterations()):
             try:
-                return iteration, self.restore(iteration, init)
+                state = self.restore(iteration, init)
             except DamagedError as error:
                 warnings.warn(f"{error}; going back to the one before", stacklevel=2)
-                if not self.read_only:
-                    self.manager.delete(iteration)
+                damaged.append(iteration)
+                continue
+            for later in damaged if not self.read_only else []:
+                self.manager.delete(later)
+            return iteration, state
+        if damaged:
+            raise InputError(f"none of the checkpoints {damaged} in {self.manager.directory} can be restored")
         return None
 
     def restore(self, iteration: int, init: Callable[[], Any]) -> Any:

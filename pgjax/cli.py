@@ -381,15 +381,14 @@ def _peek(arguments: list[str], flag: str) -> str | None:
 
 
 def _env_params(pairs: typing.Iterable[str]) -> dict[str, float]:
-    params = {}
+    """Whole numbers stay whole: constructors of environments take sizes."""
+    params: dict[str, float] = {}
     for pair in pairs:
-        name, separator, value = pair.partition("=")
+        name, _, value = pair.partition("=")
         try:
-            params[name] = float(value)
-        except ValueError:
-            separator = ""
-        if not separator:
-            raise InputError(f"--env-params {pair!r} is not accepted: expected NAME=NUMBER")
+            params[name] = int(value) if value.lstrip("-").isdigit() else float(value)
+        except ValueError as error:
+            raise InputError(f"--env-params {pair!r} is not accepted: expected NAME=NUMBER") from error
     return params
 
 

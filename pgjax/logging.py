@@ -35,6 +35,10 @@ class Sink(Protocol):
         """Raises OSError where rows could not be kept."""
         ...
 
+    def flush(self) -> None:
+        """Return when everything written is safe from a crash, as far as this sink can make it."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -62,7 +66,6 @@ class LinesFile:
             raise OSError(f"cannot write {self.path}: {error.strerror}; what was written before is intact") from error
 
     def flush(self) -> None:
-        """Return when everything written is safe from a crash of the machine."""
         os.fsync(self.file.fileno())
 
     def close(self) -> None:
@@ -106,12 +109,15 @@ class TensorBoard:
 
     def __init__(self, directory: Path, iteration: int = 0) -> None:
         tensorboardX = _extra("tensorboardX", "tensorboard")
-        self.writer = tensorboardX.SummaryWriter(str(directory), purge_step=iteration + 1 if iteration else None)
+        self.writer = tensorboardX.SummaryWriter(str(directory), purge_step=iteration + 1)
 
     def write(self, rows: list[Row]) -> None:
         for row in rows:
             for name, value in _means(row).items():
                 self.writer.add_scalar(name, value, row["iteration"])
+
+    def flush(self) -> None:
+        self.writer.flush()
 
     def close(self) -> None:
         self.writer.close()
@@ -137,6 +143,9 @@ class WandB:
         for row in rows:
             self.run.log(_means(row), step=row["iteration"])
 
+    def flush(self) -> None:
+        pass
+
     def close(self) -> None:
         self.run.finish()
 
@@ -159,6 +168,8 @@ class Background:
                     self.sink.write(rows)
             except Exception as error:
                 self.error = error
+            finally:
+                self.queue.task_done()
 
     def write(self, rows: list[Row]) -> None:
         self._raise()
@@ -170,10 +181,18 @@ class Background:
                 self.warned = True
             self.queue.put(rows)
 
+    def flush(self) -> None:
+        self.queue.join()
+        self._raise()
+        self.sink.flush()
+
     def close(self) -> None:
+        """Wait for the backlog. An error is only a warning here: what failed before may be on its way up."""
         self.queue.put(None)
         self.thread.join()
         self.sink.close()
+        if self.error is not None:
+            warnings.warn(f"the {self.name} sink failed: {self.error}", stacklevel=2)
 
     def _raise(self) -> None:
         if self.error is not None:
@@ -217,6 +236,9 @@ class ProgressDisplay:
                 f"return {self.last_return:.1f}, {left:.0f} s left",
                 file=sys.stderr,
             )
+
+    def flush(self) -> None:
+        pass
 
     def close(self) -> None:
         if self.bar:

@@ -75,7 +75,8 @@ def _labels(runs: list[Path]) -> dict[Path, str]:
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
     env = config["env"]
-    return {"env": env.get("id")} | env.get("params", {}) | config["network"] | config["hyperparameters"]
+    problem = {"env": env.get("id", env.get("object"))} | env.get("constructor", {}) | env.get("params", {})
+    return problem | config["network"] | config["hyperparameters"]
 
 
 def render_episode(algorithm: Any, state: Any, key: Any, out: Path, max_steps: int) -> tuple[int, float]:

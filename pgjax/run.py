@@ -21,7 +21,7 @@ import numpy as np
 from pgjax.checkpoint import Checkpoints, from_config, load_state, to_config, version_changes, versions
 from pgjax.errors import InputError, Interrupted
 from pgjax.evaluate import evaluate
-from pgjax.logging import JsonLines, LinesFile, ProgressDisplay, Sink, check_sinks, open_sink
+from pgjax.logging import JsonLines, ProgressDisplay, Sink, check_sinks, open_sink
 from pgjax.rundir import holds_run, locked, read_config, read_rows, write_json, write_status
 from pgjax.train import Algorithm, Population, budget_note, train_chunk
 from pgjax.types import Key, Metrics
@@ -111,7 +111,8 @@ def run(
     Raises:
         InputError: the directory holds another run, is in use, or cannot be written; or an argument is not accepted.
         Interrupted: a signal asked the run to stop; the message says how to go on.
-        FloatingPointError: a metric or parameter became NaN or infinite; the newest checkpoint is a finite one.
+        FloatingPointError: a metric became NaN or infinite, or a parameter that was due for a checkpoint; the newest
+            checkpoint is a finite one.
         OSError: a file could not be written; what was written before stays readable.
     """
     every = -(-algorithm.num_iterations // 10) if checkpoint_every is None else checkpoint_every
@@ -128,6 +129,10 @@ def run(
         "episodes": episodes,
         "sinks": list(sinks),
     }
+    for name, leaf in vars(algorithm).items():
+        if isinstance(leaf, (np.ndarray, jax.Array)) and leaf.ndim:
+            raise InputError(f"run: {name} = {leaf} is not accepted: expected one value; train vmaps over several")
+    jax.eval_shape(algorithm.init, jax.random.key(seed))  # a network that does not fit is refused before files appear
     if directory is None:
         return _drive(algorithm, config, None, progress)
     directory = Path(directory)
@@ -156,7 +161,7 @@ def resume(directory: str | Path, total_steps: int | None = None, progress: bool
 
     Raises:
         InputError: there is no run, its config needs code of the user's own (call `run` with the same arguments), or
-            `total_steps` is less than what is done.
+            `total_steps` is less than the run's own.
         And what `run` raises.
     """
     config = read_config(directory)
@@ -263,9 +268,10 @@ def _drive(algorithm: Any, config: dict[str, Any], directory: Path | None, progr
             seconds = time.perf_counter() - began
             _log(rows[-size:], sinks)
             size = int(np.clip(CHUNK_SECONDS * size / seconds, 1, MAX_CHUNK))
+            stopping = bool(stopped)  # a signal from here on is heard after the next chunk
             if files:
-                files.keep(state, len(rows), last=len(rows) == total, stopped=bool(stopped))
-            if stopped and len(rows) < total:
+                files.keep(state, len(rows), last=len(rows) == total, stopped=stopping)
+            if stopping and len(rows) < total:
                 raise Interrupted(
                     f"stopped by {stopped[0].name} after iteration {len(rows)} of {total} and saved; "
                     f"continue with: pgjax resume {directory}",
@@ -281,16 +287,24 @@ class _Files:
 
     def __init__(self, subject: Any, key: Key, config: dict[str, Any], directory: Path) -> None:
         self.every, self.iteration_steps = config["checkpoint_every"], subject.steps_per_iteration
-        self.checkpoints = Checkpoints(directory / "checkpoints", config["keep"])
-        restored = self.checkpoints.restore_newest(lambda: subject.init(key))
-        iteration: int = restored[0] if restored else 0
-        self.state: Any = restored[1] if restored else None
-        self.rows = _metric_rows(directory, iteration)
-        self.evaluations = JsonLines(directory / "evaluations.jsonl", iteration)
-        self.sinks: list[Sink] = [JsonLines(directory / "metrics.jsonl", iteration)]
-        self.sinks += [open_sink(name, directory, iteration, config) for name in config["sinks"]]
         scores = functools.partial(_scores, subject, episodes=config["episodes"])
         self.scores = jax.jit(scores).lower(jax.eval_shape(lambda: subject.init(key))).compile()
+        with contextlib.ExitStack() as opened:
+            self.checkpoints = opened.enter_context(
+                contextlib.closing(Checkpoints(directory / "checkpoints", config["keep"]))
+            )
+            restored = self.checkpoints.restore_newest(lambda: subject.init(key))
+            iteration: int = restored[0] if restored else 0
+            self.state: Any = restored[1] if restored else None
+            self.rows = _metric_rows(directory, iteration)
+            self.evaluations = JsonLines(directory / "evaluations.jsonl", iteration)
+            opened.callback(self.evaluations.close)
+            self.sinks: list[Sink] = [JsonLines(directory / "metrics.jsonl", iteration)]
+            opened.callback(self.sinks[0].close)
+            for name in config["sinks"]:
+                self.sinks.append(open_sink(name, directory, iteration, config))
+                opened.callback(self.sinks[-1].close)
+            self.opened = opened.pop_all()
 
     def until_checkpoint(self, iteration: int) -> int:
         return self.every - iteration % self.every
@@ -302,9 +316,8 @@ class _Files:
             return
         _check_finite_params(state, iteration)
         return_mean = self._evaluate(state, iteration) if due else float("nan")
-        for file in [*self.sinks, self.evaluations]:
-            if isinstance(file, LinesFile):  # what a checkpoint builds on must outlive a power cut with it
-                file.flush()
+        for sink in [*self.sinks, self.evaluations]:
+            sink.flush()  # what a checkpoint builds on must outlive a crash with it
         self.checkpoints.save(iteration, state, return_mean)
         if last or stopped:
             self.checkpoints.wait()
@@ -317,9 +330,7 @@ class _Files:
         return float(np.mean(scores["return_mean"]))
 
     def close(self) -> None:
-        for sink in [*self.sinks, self.evaluations]:
-            sink.close()
-        self.checkpoints.close()
+        self.opened.close()
 
 
 def _scores(subject: Any, state: Any, episodes: int) -> Metrics:
@@ -332,7 +343,7 @@ def _scores(subject: Any, state: Any, episodes: int) -> Metrics:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[signal.Signals]]:
-    """Collects SIGINT and SIGTERM; after the first, the next of its kind ends the process at once."""
+    """Collects the first SIGINT or SIGTERM; the next one ends the process at once."""
     received: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
         yield received  # only the main thread may handle signals
@@ -340,9 +351,11 @@ def _signals() -> Iterator[list[signal.Signals]]:
 
     def receive(number: int, frame: Any) -> None:
         received.append(signal.Signals(number))
-        signal.signal(number, signal.SIG_DFL)
+        for each in handled:
+            signal.signal(each, signal.SIG_DFL)
 
-    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, receive) for number in handled}
     try:
         yield received
     finally:

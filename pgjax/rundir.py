@@ -90,8 +90,10 @@ def locked(run: Path) -> Iterator[int | None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise InputError(f"{run} is in use by process {_read_pid(run)}: wait for it, or stop it") from error
+        except OSError as error:
+            raise InputError(f"{run} cannot be locked: {error.strerror}") from error
         stale = _read_pid(run)
         file.truncate(0)
         file.write(str(os.getpid()))

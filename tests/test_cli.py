@@ -77,6 +77,7 @@ def test_final_line(capsys, tmp_path, monkeypatch):
         (["train", "ppo", "--env", "CartPole-v1", "--env-params", "lenth=1"], "did you mean length"),
         (["train", "ppo", "--env", "CartPole-v1", "--sinks", "tensorbord"], "did you mean tensorboard?"),
         (["train", "ppo", "--env", "CartPole-v1", "--keep", "0"], "keep = 0 is not accepted"),
+        (["train", "ppo", "--env", "CartPole-v1", "--network", "cnn"], "CNN needs observations of shape"),
         (["train", "ppo", "--env", "CartPole-v1", "--episodes", "0"], "episodes = 0 is not accepted"),
         (["evaluate", "nowhere"], "nowhere holds no run"),
         (["envs", "all"], "takes no arguments"),

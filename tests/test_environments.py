@@ -211,6 +211,13 @@ def test_probe_recall_pays_for_the_cue():
     assert float(after.next_obs[0]) == 0.0, "the cue is gone by the time of the answer"
 
 
+def test_probes_refuse_what_would_never_end():
+    with pytest.raises(pgjax.InputError, match=r"Recall.delay = -1 is not accepted"):
+        probes.Recall(delay=-1)
+    with pytest.raises(pgjax.InputError, match=r"ConstantReward.time_limit = 0 is not accepted"):
+        probes.ConstantReward(time_limit=0)
+
+
 def test_probe_constant_reward_is_truncated_and_delayed_reward_terminates():
     env = probes.ConstantReward(time_limit=2)
     state, _ = env.reset(jax.random.key(0))

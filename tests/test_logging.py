@@ -67,6 +67,9 @@ def test_a_slow_sink_is_waited_for_and_says_so_once():
             release.wait(10)
             got.extend(rows)
 
+        def flush(self):
+            got.append("flushed")
+
         def close(self):
             got.append("closed")
 
@@ -76,8 +79,9 @@ def test_a_slow_sink_is_waited_for_and_says_so_once():
     with pytest.warns(UserWarning, match="the slow sink is slower than training") as warned:
         for row in ROWS[1:]:
             sink.write([row])
+    sink.flush()
     sink.close()
-    assert got == [*ROWS, "closed"]
+    assert got == [*ROWS, "flushed", "closed"]
     assert len(warned) == 1
 
 
@@ -95,7 +99,8 @@ def test_an_error_in_the_background_reaches_the_run():
         for _ in range(1000):
             sink.write(ROWS[:1])
             threading.Event().wait(0.01)
-    sink.close()
+    with pytest.warns(UserWarning, match="the broken sink failed: no such server"):
+        sink.close()
 
 
 @pytest.fixture(scope="module")

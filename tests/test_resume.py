@@ -321,3 +321,35 @@ def test_lost_metrics_are_named(undisturbed, tmp_path):
     (run / "metrics.jsonl").write_text("".join(["nonsense\n", *lines[1:]]))
     with pytest.raises(pgjax.InputError, match=r"metrics.jsonl is damaged"):
         pgjax.resume(run, progress=False)
+
+
+def test_checkpoints_that_cannot_be_restored_are_never_thrown_away(undisturbed, tmp_path):
+    run = copy_of(undisturbed / "mlp" / "whole", tmp_path / "run")
+    before = (run / "metrics.jsonl").read_bytes()
+    kept = sorted(p.name for p in (run / "checkpoints").iterdir())
+    for name in kept:
+        truncate(run / "checkpoints" / name)
+    with (
+        pytest.warns(UserWarning, match="is damaged"),
+        pytest.raises(pgjax.InputError, match=r"none of the checkpoints \[6, 4.*can be restored"),
+    ):
+        pgjax.resume(run, progress=False)
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == kept
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_in_somebodys_own_environment_continues_with_a_new_object(tiny_ppo, tmp_path, monkeypatch):
+    """The object has another address in every process; the run is the same."""
+    import gymnax
+
+    class Mine(type(gymnax.make("CartPole-v1")[0])):
+        pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "CHUNK_SECONDS", 0.0)
+        stop_at(patch, 2)
+        with pytest.raises(pgjax.Interrupted):
+            pgjax.run(tiny_ppo(pgjax.make(Mine())), 0, tmp_path / "run", episodes=4, progress=False)
+    assert pgjax.run(tiny_ppo(pgjax.make(Mine())), 0, tmp_path / "run", episodes=4, progress=False).steps_now == 4 * 32
+    with pytest.raises(pgjax.InputError, match="code of its own"):
+        pgjax.load(tmp_path / "run")

@@ -47,7 +47,7 @@ def test_run_is_train_with_files(finished, tiny, train):
 def test_config_makes_the_algorithm_again(finished, tiny):
     config = rundir.read_config(finished[0])
     assert config["seed"] == 3
-    assert config["versions"].keys() == {"pgjax", "jax", "flax", "optax", "gymnax"}
+    assert config["versions"].keys() == {"pgjax", "jax", "jaxlib", "flax", "optax", "gymnax", "backend"}
     assert_same_algorithm(checkpoint.from_config(config), tiny)
 
 
@@ -90,6 +90,13 @@ def test_a_directory_out_of_reach_is_refused(tiny, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(pgjax.InputError, match=r"cannot be written: Not a directory"):
         pgjax.run(tiny, directory=tmp_path / "file" / "run", progress=False)
+
+
+def test_a_run_is_of_one_value_per_field(tiny, tmp_path):
+    several = dataclasses.replace(tiny, gamma=np.array([0.5, 0.75]))
+    with pytest.raises(pgjax.InputError, match=r"gamma = \[0.5 +0.75\] is not accepted: expected one value"):
+        pgjax.run(several, directory=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_config_is_named(tmp_path):

@@ -209,7 +209,9 @@ class PPO:
         (params, opt_state, _), (metrics, made) = minibatch_epochs(
             update, carry, key, self.num_columns, self.num_epochs, self.num_minibatches
         )
-        metrics = {name: jnp.sum(jnp.where(made, x, 0.0)) / jnp.sum(made) for name, x in metrics.items()}
+        metrics = {
+            name: jnp.sum(jnp.where(made, x, 0.0)) / jnp.maximum(jnp.sum(made), 1) for name, x in metrics.items()
+        }
         return params, opt_state, metrics | {"updates": jnp.sum(made), "learning_rate": learning_rate}
 
     def loss(self, params: Params, memory: Memory, minibatch: Minibatch) -> tuple[Array, Metrics]:

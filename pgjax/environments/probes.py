@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from pgjax.environments.base import Box, Discrete, Space, TimeStep
-from pgjax.types import Key, Scalar, field, pytree
+from pgjax.types import Key, Scalar, check_fields, field, pytree
 
 
 class ProbeState(NamedTuple):
@@ -27,6 +27,10 @@ class ConstantReward:
     time_limit: Scalar = field("steps until the episode is truncated", default=10, accepts="[1, inf)")
 
     name = "ConstantReward"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     observation_space = Box((1,))
     action_space: Space = Discrete(2)
 
@@ -79,6 +83,10 @@ class Recall:
     continuous: bool = field("answer with a number instead of a choice", default=False)
 
     name = "Recall"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     observation_space = Box((2,))
 
     @property
