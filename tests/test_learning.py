@@ -46,6 +46,9 @@ class LimitAsDeath:
     def reset(self, key):
         return self.inner.reset(key)
 
+    def received(self, action):
+        return action
+
     def step(self, key, state, action):
         after = self.inner.step(key, state, action)
         dies = self.death > 0
