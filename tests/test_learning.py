@@ -107,8 +107,7 @@ def test_a_kl_target_stops_an_iteration_early():
     assert np.min(updates[0.01]) >= 1
 
 
-def test_the_learning_rate_falls_linearly_or_not():
-    for schedule, expected in (("linear", [1.0, 0.75, 0.5, 0.25]), ("constant", [1.0] * 4)):
-        ppo = learner(probes.Recall(), 4, lr_schedule=schedule)
-        _, metrics = trained(ppo)
-        np.testing.assert_allclose(metrics["learning_rate"], 1e-2 * np.array(expected), rtol=1e-5)
+def test_the_learning_rate_falls_linearly(tiny, train):
+    """From its initial value in the first of six iterations; it would reach 0 in a seventh."""
+    _, metrics = train(tiny, jax.random.key(0))
+    np.testing.assert_allclose(metrics["learning_rate"], 1e-2 * np.linspace(1.0, 0.0, 7)[:6], rtol=1e-5)
