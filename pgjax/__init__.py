@@ -2,8 +2,8 @@
 
 Names are imported when they are first used, so that `import pgjax` and the command line's help load neither jax nor
 gymnax. Read the rooms in this order: errors, rundir, types, environments, distributions, networks, normalize, rollout,
-returns, losses, optimizers, algorithms, train, evaluate, checkpoint, logging, run, plotting, presets, cli. Imports
-point upward in that list.
+returns, losses, optimizers, algorithms, train, evaluate, population, checkpoint, logging, run, statistics, plotting,
+axes, search, plan, results, sweep, optuna_search, presets, flags, cli. Imports point upward in that list.
 """
 
 import importlib
@@ -13,6 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pgjax.algorithms.ppo import PPO as PPO
+    from pgjax.axes import choice as choice
+    from pgjax.axes import integers as integers
+    from pgjax.axes import log_uniform as log_uniform
+    from pgjax.axes import uniform as uniform
     from pgjax.checkpoint import load_params as load_params
     from pgjax.checkpoint import save_params as save_params
     from pgjax.environments.gymnax import make as make
@@ -26,10 +30,16 @@ if TYPE_CHECKING:
     from pgjax.networks import GRU as GRU
     from pgjax.networks import MLP as MLP
     from pgjax.networks import Custom as Custom
+    from pgjax.optuna_search import optuna_search as optuna_search
+    from pgjax.results import SweepResult as SweepResult
     from pgjax.run import Result as Result
     from pgjax.run import load as load
     from pgjax.run import resume as resume
     from pgjax.run import run as run
+    from pgjax.search import PBT as PBT
+    from pgjax.search import SuccessiveHalving as SuccessiveHalving
+    from pgjax.sweep import resume_sweep as resume_sweep
+    from pgjax.sweep import sweep as sweep
     from pgjax.train import train as train
 
 _EXPORTS = {
@@ -48,6 +58,16 @@ _EXPORTS = {
     "resume": "run",
     "load": "run",
     "Result": "run",
+    "sweep": "sweep",
+    "resume_sweep": "sweep",
+    "optuna_search": "optuna_search",
+    "SweepResult": "results",
+    "uniform": "axes",
+    "log_uniform": "axes",
+    "integers": "axes",
+    "choice": "axes",
+    "SuccessiveHalving": "search",
+    "PBT": "search",
     "save_params": "checkpoint",
     "load_params": "checkpoint",
     "InputError": "errors",

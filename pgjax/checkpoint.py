@@ -70,12 +70,12 @@ def version_changes(stored: dict[str, str]) -> str:
 
 def _env_config(env: Any) -> dict[str, Any]:
     if not isinstance(env, GymnaxEnvironment) or env.id is None:
-        return {"object": _repr(env)}
+        return {"object": plain_repr(env)}
     params = {f.name: _plain(getattr(env.params, f.name)) for f in dataclasses.fields(env.params)}
     return {"id": env.id, "constructor": dict(env.constructor_options), "params": params}
 
 
-def _repr(thing: Any) -> str:
+def plain_repr(thing: Any) -> str:
     """Without memory addresses, so that the same program gives the same text in every process."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
 
@@ -83,7 +83,7 @@ def _repr(thing: Any) -> str:
 def _network_config(network: Any) -> dict[str, Any]:
     names = {cls: name for name, cls in NETWORKS.items()}
     if type(network) not in names:
-        return {"object": _repr(network)}
+        return {"object": plain_repr(network)}
     fields = {f.name: _plain(getattr(network, f.name)) for f in dataclasses.fields(network)}
     return {"name": names[type(network)]} | fields
 
@@ -109,7 +109,7 @@ class Checkpoints:
     is stored with it and compared on restoring.
     """
 
-    def __init__(self, directory: Path, keep: int | None) -> None:
+    def __init__(self, directory: Path, keep: int | None, keep_best: bool = True) -> None:
         """`keep` None only reads: what another process is writing stays untouched."""
         # Orbax costs a second to import, and only runs that are kept need it. It logs whole tracebacks of errors that
         # it raises as well.
@@ -121,7 +121,8 @@ class Checkpoints:
         def evaluated(metrics: dict[str, float]) -> float:
             return metrics["return_mean"]
 
-        kept = AnyPreservationPolicy([LatestN(keep), BestN(get_metric_fn=evaluated, reverse=False, n=1)])
+        best = [BestN(get_metric_fn=evaluated, reverse=False, n=1)] if keep_best else []
+        kept = AnyPreservationPolicy([LatestN(keep), *best])
         self.ocp = ocp
         self.read_only = keep is None
         self.manager = ocp.CheckpointManager(
@@ -218,7 +219,7 @@ class Checkpoints:
         if wrong:
             raise DamagedError(f"{label} is damaged: {wrong[0]} is not what was written")
         rebuilt = [
-            jax.random.wrap_key_data(leaves[name]) if _is_key(like) else leaves[name]
+            jax.random.wrap_key_data(leaves[name]) if is_key(like) else leaves[name]
             for name, like in zip(wanted, jax.tree.leaves(expected), strict=True)
         ]
         return jax.device_put(jax.tree.unflatten(jax.tree.structure(expected), rebuilt))
@@ -254,6 +255,20 @@ def load_state(run: Path, init: Callable[[], Any], which: Literal["newest", "bes
     if found is None:
         raise InputError(f"{run} holds no whole checkpoint")
     return found
+
+
+def to_host(state: Any) -> Any:
+    """A state as NumPy; random keys as the words they are made of."""
+    return jax.tree.map(lambda leaf: np.array(_words(leaf)), state)
+
+
+def from_host(states: list[Any], like: Any) -> Any:
+    """States that `to_host` gave, stacked, with random keys where `like` has them."""
+
+    def stacked(like: Any, *leaves: Any) -> Any:
+        return jax.random.wrap_key_data(jnp.stack(leaves)) if is_key(like) else np.stack(leaves)
+
+    return jax.tree.map(stacked, like, *states)
 
 
 def save_params(params: Params, path: str | Path) -> None:
@@ -301,13 +316,13 @@ def _named_leaves(state: Any) -> dict[str, Any]:
 
 
 def _words(leaf: Any) -> Any:
-    if not _is_key(leaf):
+    if not is_key(leaf):
         return leaf
     abstract = isinstance(leaf, jax.ShapeDtypeStruct)
     return jax.eval_shape(jax.random.key_data, leaf) if abstract else jax.random.key_data(leaf)
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 

@@ -1,26 +1,37 @@
 """The command line. Help and listings import neither jax nor gymnax; flags are generated from the dataclasses."""
 
-import dataclasses
-import os
 import sys
 import time
 import typing
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Literal
 
-from pgjax.algorithms import ALGORITHMS, algorithm_class
+from pgjax.algorithms import ALGORITHMS
 from pgjax.environments.catalog import CATALOG
 from pgjax.errors import InputError, Interrupted, nearest
+from pgjax.flags import (
+    axis,
+    axis_flags,
+    cache_flag,
+    enable_compilation_cache,
+    env_params,
+    flag,
+    number,
+    parse,
+    positional,
+    subject,
+)
 from pgjax.presets import preset
-from pgjax.rundir import read_config, read_rows, status
+from pgjax.rundir import holds_sweep, read_config, read_json, read_rows, status
 
 USAGE = """\
 usage: pgjax COMMAND ...
 
   pgjax train ALGORITHM --env ID [flags]   train, evaluate, and keep the run in a directory
   pgjax train ALGORITHM --env ID --help    every flag, with the values used for that environment
-  pgjax resume RUN [--total-steps N]       continue a run that was stopped, or train on
+  pgjax sweep ALGORITHM --env ID [flags]   train many settings and seeds; any flag takes several values
+  pgjax resume RUN [--total-steps N]       continue a run or sweep that was stopped, or train on
   pgjax evaluate RUN [--best]              evaluate a run's newest state, or its best
   pgjax list DIR                           the runs under a directory
   pgjax plot RUN ... [--out PATH]          learning curves of runs, as PNG and SVG
@@ -39,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     commands = {
         "train": _train,
+        "sweep": _sweep,
         "resume": _resume,
         "evaluate": _evaluate,
         "list": _list,
@@ -92,84 +104,152 @@ def _no_arguments(command: str, arguments: list[str]) -> None:
 
 
 def _train(arguments: list[str]) -> None:
-    if not arguments or arguments[0].startswith("-"):
-        raise InputError(f"pgjax train needs an algorithm first, one of: {', '.join(ALGORITHMS)}")
-    name, arguments = arguments[0], arguments[1:]
-    cls = algorithm_class(name)
-    from pgjax import networks
-    from pgjax.environments.gymnax import make
+    what, arguments = subject("train", arguments)
+    from pgjax.networks import NETWORKS
 
-    env_id = _peek(arguments, "--env")
-    if env_id is None:
-        raise InputError("pgjax train needs --env ID; pgjax envs lists them")
-    tuned = preset(name, env_id)
-    tuned_network = tuned.get("network", {"name": "mlp"})
-    network_name = _peek(arguments, "--network") or tuned_network["name"]
-    if network_name not in networks.NETWORKS:
-        raise InputError(f"--network {network_name!r} is not known: {nearest(network_name, networks.NETWORKS)}")
-    network_class = networks.NETWORKS[network_name]
-    if network_name != tuned_network["name"]:
-        tuned_network = {}
-    flags = _parse(
-        f"pgjax train {name}",
+    flags = parse(
+        f"pgjax train {what.name}",
         arguments,
         [
-            ("env", Annotated[str, _help("environment id; pgjax envs lists them")], dataclasses.MISSING),
-            ("env_params", Annotated[tuple[str, ...], _help("environment parameters to override, NAME=VALUE ...")], ()),
-            ("seed", Annotated[int, _help("seed of the run's random key")], 0),
-            (
-                "directory",
-                Annotated[str | None, _help("where to keep the run; default runs/<env>-<algorithm>-<time>")],
-                None,
-            ),
-            ("seeds", Annotated[int | None, _help("train that many members, with seed, seed + 1, ...")], None),
-            ("checkpoint_every", Annotated[int | None, _help("iterations between checkpoints; default a tenth")], None),
-            ("keep", Annotated[int, _help("how many of the newest checkpoints to keep, beside the best")], 2),
-            ("episodes", Annotated[int, _help("episodes of each evaluation")], 128),
-            ("sinks", Annotated[tuple[str, ...], _help("where else metrics go: csv, tensorboard, wandb")], ()),
-            _cache_flag(),
-            ("network", Annotated[str, _help(f"one of: {', '.join(networks.NETWORKS)}")], network_name),
-            *_flags(network_class, tuned_network),
-            *_flags(cls, tuned),
+            flag("env", str, "environment id; pgjax envs lists them"),
+            flag("env_params", tuple[str, ...], "environment parameters to override, NAME=VALUE ...", ()),
+            flag("seed", int, "seed of the run's random key", 0),
+            flag("directory", str | None, "where to keep the run; default runs/<env>-<algorithm>-<time>", None),
+            flag("seeds", int | None, "train that many members, with seed, seed + 1, ...", None),
+            flag("checkpoint_every", int | None, "iterations between checkpoints; default a tenth", None),
+            flag("keep", int, "how many of the newest checkpoints to keep, beside the best", 2),
+            flag("episodes", int, "episodes of each evaluation", 128),
+            flag("sinks", tuple[str, ...], "where else metrics go: csv, tensorboard, wandb", ()),
+            cache_flag(),
+            flag("network", str, f"one of: {', '.join(NETWORKS)}", what.network_name),
+            *what.flags(),
         ],
     )
     if flags.cache:
-        _enable_compilation_cache()
-
-    env = make(flags.env, **_env_params(flags.env_params))
-    network = network_class(**{f.name: getattr(flags, f.name) for f in dataclasses.fields(network_class)})
-    own = [f.name for f in dataclasses.fields(cls) if f.name not in ("env", "network")]
-    algorithm = cls(env=env, network=network, **{field: getattr(flags, field) for field in own})
-    directory = Path(flags.directory or f"runs/{flags.env}-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        enable_compilation_cache()
     from pgjax.checkpoint import to_config
+    from pgjax.environments.gymnax import make
     from pgjax.run import run
 
+    algorithm = what.build(make(flags.env, **env_params(flags.env_params)), vars(flags))
+    directory = Path(flags.directory or f"runs/{flags.env}-{what.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     _print_config(to_config(algorithm), flags.seed)
-    result = run(
-        algorithm,
-        flags.seed,
-        directory,
-        seeds=flags.seeds,
-        checkpoint_every=flags.checkpoint_every,
-        keep=flags.keep,
-        episodes=flags.episodes,
-        sinks=flags.sinks,
+    kept = {name: getattr(flags, name) for name in ("seeds", "checkpoint_every", "keep", "episodes", "sinks")}
+    _report(run(algorithm, flags.seed, directory, **kept), directory)
+
+
+def _sweep(arguments: list[str]) -> None:
+    what, arguments = subject("sweep", arguments)
+    from pgjax.networks import NETWORKS
+
+    fields = what.flags()
+    flags = parse(
+        f"pgjax sweep {what.name}",
+        arguments,
+        [
+            flag("env", str, "environment ids separated by commas; the first one's preset is the base"),
+            flag("env_params", tuple[str, ...], "environment parameters, NAME=VALUES ...", ()),
+            flag("seeds", int, "seeds of each setting", 1),
+            flag("seed", int, "the first seed", 0),
+            flag("mode", Literal["grid", "random", "zip"], "how the axes combine", "grid"),
+            flag("num_samples", int | None, "how many values each distribution gives", None),
+            flag("search", str | None, f"{' or '.join(SEARCHES)}, with options such as pbt:every=5,factor=1.2", None),
+            flag("directory", str | None, "where to keep the sweep; default runs/<env>-<algorithm>-sweep-<time>", None),
+            flag("points", int, "points of each curve", 100),
+            flag("episodes", int, "episodes of each member's evaluation", 128),
+            flag("batch_size", int | None, "members that train together at most; default what fits into memory", None),
+            flag("devices", int | None, "over how many devices members are spread; default all", None),
+            flag("checkpoint_every", int, "points between checkpoints", 10),
+            cache_flag(),
+            flag("network", str, f"of: {', '.join(NETWORKS)}", what.network_name),
+            *axis_flags(fields),
+        ],
     )
-    _report(result, directory)
+    if flags.cache:
+        enable_compilation_cache()
+    from pgjax.environments.gymnax import make
+    from pgjax.sweep import sweep
+
+    given = {name: axis(name, getattr(flags, name), typing.get_args(hint)[0]) for name, hint, _ in fields}
+    given |= env_params(flags.env_params)
+    given |= {name: value for name in ("env", "network") if len(value := getattr(flags, name).split(",")) > 1}
+    axes = {name: value for name, value in given.items() if isinstance(value, list) or hasattr(value, "sample")}
+    fixed = {name: value for name, value in given.items() if name not in axes}
+    params = {name: value for name, value in fixed.items() if name in env_params(flags.env_params)}
+    algorithm = what.build(make(what.env_id, **params), fixed)
+    directory = Path(flags.directory or f"runs/{what.env_id}-{what.name}-sweep-{time.strftime('%Y%m%d-%H%M%S')}")
+    passed = ("mode", "num_samples", "seed", "points", "episodes", "batch_size", "devices", "checkpoint_every")
+    options = {name: getattr(flags, name) for name in passed}
+    result = sweep(algorithm, flags.seeds, search=_search(flags.search), directory=directory, **options, **axes)
+    _report_sweep(result, directory)
+
+
+SEARCHES = {"halving": "SuccessiveHalving", "pbt": "PBT"}
+
+
+def _search(text: str | None) -> Any:
+    """`pbt:every=5,factor=1.2` as the search it names."""
+    if text is None:
+        return None
+    name, _, options = text.partition(":")
+    if name not in SEARCHES:
+        raise InputError(f"--search {name!r} is not known: {nearest(name, SEARCHES)}")
+    import pgjax
+
+    cls = getattr(pgjax, SEARCHES[name])
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for pair in filter(None, options.split(",")):
+        field, _, value = pair.partition("=")
+        if field not in hints:
+            raise InputError(f"--search {text!r}: {name} has no option {field!r}: {nearest(field, hints)}")
+        values[field] = value if hints[field] is str else number(value)
+    return cls(**values)
+
+
+def _report_sweep(result: Any, directory: Path) -> None:
+    """The best settings, the picture, and the line of figures."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pgjax.results import value_label
+
+    table = Table(*result.axes, "score", "members", title="best settings, mean over seeds of the evaluated return")
+    for setting, score, members in result.ranking()[:10]:
+        table.add_row(*map(value_label, setting.values()), f"{score:.2f}", ", ".join(map(str, members)))
+    Console().print(table)
+    try:
+        pictures = result.plot(directory / "sweep")
+    except InputError as error:
+        pictures = []
+        print(error, file=sys.stderr)
+    print("sweep kept in", directory, *(f"({path.name})" for path in [Path("members.csv"), *pictures]))
+    best = result.best()
+    print(
+        f"settings={len(result.settings)} seeds={len(result.seeds)} members={len(result)} "
+        f"failed={int((result.failed >= 0).sum())} best_score={best.score:.2f} best_members={best.members}"
+    )
 
 
 def _resume(arguments: list[str]) -> None:
-    flags = _parse(
+    flags = parse(
         "pgjax resume",
         arguments,
         [
-            _run_argument(),
-            ("total_steps", Annotated[int | None, _help("train on to this many steps; default the run's own")], None),
-            _cache_flag(),
+            positional("run", str, "RUN", "directory of a run"),
+            flag("total_steps", int | None, "train on to this many steps; default the run's own", None),
+            cache_flag(),
         ],
     )
     if flags.cache:
-        _enable_compilation_cache()
+        enable_compilation_cache()
+    if holds_sweep(Path(flags.run)):
+        if flags.total_steps is not None:
+            raise InputError("--total-steps is for runs: save a member of the sweep as a run to train it on")
+        from pgjax.sweep import resume_sweep
+
+        _report_sweep(resume_sweep(flags.run), Path(flags.run))
+        return
     from pgjax.run import resume
 
     _report(resume(flags.run, flags.total_steps), Path(flags.run))
@@ -195,20 +275,20 @@ def _mean(value: Any) -> float:
 
 
 def _evaluate(arguments: list[str]) -> None:
-    flags = _parse(
+    flags = parse(
         "pgjax evaluate",
         arguments,
         [
-            _run_argument(),
-            ("best", Annotated[bool, _help("the best checkpoint by evaluated return instead of the newest")], False),
-            ("episodes", Annotated[int, _help("complete episodes to average over")], 128),
-            ("seed", Annotated[int, _help("seed of the evaluation's random key")], 0),
-            ("deterministic", Annotated[bool, _help("play the mode of the policy instead of sampling")], True),
-            _cache_flag(),
+            positional("run", str, "RUN", "directory of a run"),
+            flag("best", bool, "the best checkpoint by evaluated return instead of the newest", False),
+            flag("episodes", int, "complete episodes to average over", 128),
+            flag("seed", int, "seed of the evaluation's random key", 0),
+            flag("deterministic", bool, "play the mode of the policy instead of sampling", True),
+            cache_flag(),
         ],
     )
     if flags.cache:
-        _enable_compilation_cache()
+        enable_compilation_cache()
     import jax
 
     from pgjax.evaluate import evaluate
@@ -228,11 +308,8 @@ def _members(run: str, best: bool) -> list[Any]:
 
 
 def _list(arguments: list[str]) -> None:
-    import tyro
-
-    where = Annotated[tyro.conf.Positional[str], _positional("DIR", "where runs are kept")]
-    flags = _parse("pgjax list", arguments, [("directory", where, "runs")])
-    found = sorted(path.parent for path in Path(flags.directory).rglob("config.json"))
+    flags = parse("pgjax list", arguments, [positional("directory", str, "DIR", "where runs are kept", "runs")])
+    found = sorted(path.parent for name in ("config", "sweep") for path in Path(flags.directory).rglob(f"{name}.json"))
     if not found:
         raise InputError(f"{flags.directory} holds no runs")
     from rich.console import Console
@@ -247,6 +324,10 @@ def _list(arguments: list[str]) -> None:
 def _list_row(run: Path, directory: Path) -> list[str]:
     name = str(run.relative_to(directory))
     try:
+        if holds_sweep(run):
+            config = read_json(run / "sweep.json")
+            what = f"{config['base']['algorithm']} sweep x {config['members']}"
+            return [name, str(config["base"]["env"].get("id")), what, "", "", status(run)]
         config = read_config(run)
         rows = read_rows(run / "metrics.jsonl")
         returns = [m for m in (_mean(row["return_mean"]) for row in rows[-100:]) if m == m]
@@ -263,19 +344,13 @@ def _list_row(run: Path, directory: Path) -> list[str]:
 
 
 def _plot(arguments: list[str]) -> None:
-    import tyro
-
-    flags = _parse(
+    flags = parse(
         "pgjax plot",
         arguments,
         [
-            (
-                "runs",
-                Annotated[tyro.conf.Positional[tuple[str, ...]], _positional("RUN", "directories of runs")],
-                dataclasses.MISSING,
-            ),
-            ("metric", Annotated[str, _help("what to plot, a key of metrics.jsonl")], "return_mean"),
-            ("out", Annotated[str, _help("where to write, without ending: .png and .svg are added")], "curves"),
+            positional("runs", tuple[str, ...], "RUN", "directories of runs"),
+            flag("metric", str, "what to plot, a key of metrics.jsonl", "return_mean"),
+            flag("out", str, "where to write, without ending: .png and .svg are added", "curves"),
         ],
     )
     if not flags.runs:
@@ -287,20 +362,20 @@ def _plot(arguments: list[str]) -> None:
 
 
 def _render(arguments: list[str]) -> None:
-    flags = _parse(
+    flags = parse(
         "pgjax render",
         arguments,
         [
-            _run_argument(),
-            ("best", Annotated[bool, _help("the best checkpoint by evaluated return instead of the newest")], False),
-            ("out", Annotated[str | None, _help("the file to write; default RUN/episode.gif")], None),
-            ("seed", Annotated[int, _help("seed of the episode's random key")], 0),
-            ("max_steps", Annotated[int, _help("frames at most")], 500),
-            _cache_flag(),
+            positional("run", str, "RUN", "directory of a run"),
+            flag("best", bool, "the best checkpoint by evaluated return instead of the newest", False),
+            flag("out", str | None, "the file to write; default RUN/episode.gif", None),
+            flag("seed", int, "seed of the episode's random key", 0),
+            flag("max_steps", int, "frames at most", 500),
+            cache_flag(),
         ],
     )
     if flags.cache:
-        _enable_compilation_cache()
+        enable_compilation_cache()
     import jax
 
     from pgjax.plotting import render_episode
@@ -311,22 +386,6 @@ def _render(arguments: list[str]) -> None:
     print(f"{out}: {steps} steps, return {total:.2f}")
 
 
-def _run_argument() -> tuple[str, Any, Any]:
-    import tyro
-
-    return "run", Annotated[tyro.conf.Positional[str], _positional("RUN", "directory of a run")], dataclasses.MISSING
-
-
-def _positional(name: str, sentence: str) -> Any:
-    import tyro
-
-    return tyro.conf.arg(help=sentence, metavar=name)
-
-
-def _cache_flag() -> tuple[str, Any, Any]:
-    return "cache", Annotated[bool, _help("keep compiled programs in the user's cache directory")], True
-
-
 def _describe(evaluation: Any) -> str:
     mean, std, low, high = (float(x) for x in evaluation[:4])
     return (
@@ -335,74 +394,9 @@ def _describe(evaluation: Any) -> str:
     )
 
 
-def _flags(cls: type, tuned: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(name, annotation with help, default) for every field of a hyperparameter dataclass that a flag can set."""
-    from pgjax.types import Scalar, field_types
-
-    flags = []
-    for f in dataclasses.fields(cls):
-        if f.name in ("env", "network"):
-            continue
-        hint = field_types(cls)[f.name]
-        accepts = f" {f.metadata['accepts']}" if f.metadata["accepts"] else ""
-        default = tuned.get(f.name, f.default)
-        default = tuple(default) if isinstance(default, list) else default
-        flags.append(
-            (f.name, Annotated[float if hint == Scalar else hint, _help(f.metadata["help"] + accepts)], default)
-        )
-    return flags
-
-
-def _parse(prog: str, arguments: list[str], flags: list[tuple[str, Any, Any]]) -> Any:
-    """Parse with tyro, which exits with status 2 and a message that names the flag if something is wrong."""
-    import tyro
-
-    fields = [
-        (name, hint) if default is dataclasses.MISSING else (name, hint, dataclasses.field(default=default))
-        for name, hint, default in flags
-    ]
-    return tyro.cli(dataclasses.make_dataclass("Flags", fields), args=arguments, prog=prog, description="")
-
-
-def _help(sentence: str) -> Any:
-    import tyro
-
-    return tyro.conf.arg(help=sentence)
-
-
-def _peek(arguments: list[str], flag: str) -> str | None:
-    """The value of a flag that decides what the other flags are."""
-    for i, argument in enumerate(arguments):
-        if argument.startswith(f"{flag}="):
-            return argument.partition("=")[2]
-        if argument == flag and i + 1 < len(arguments):
-            return arguments[i + 1]
-    return None
-
-
-def _env_params(pairs: typing.Iterable[str]) -> dict[str, float]:
-    """Whole numbers stay whole: constructors of environments take sizes."""
-    params: dict[str, float] = {}
-    for pair in pairs:
-        name, _, value = pair.partition("=")
-        try:
-            params[name] = int(value) if value.lstrip("-").isdigit() else float(value)
-        except ValueError as error:
-            raise InputError(f"--env-params {pair!r} is not accepted: expected NAME=NUMBER") from error
-    return params
-
-
 def _print_config(config: dict[str, Any], seed: int) -> None:
     print(f"algorithm {config['algorithm']}  seed {seed}")
     for part in ("env", "network", "hyperparameters"):
         print(part)
         for name, value in config[part].items():
             print(f"  {name} = {value}")
-
-
-def _enable_compilation_cache() -> None:
-    import jax
-
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pgjax" / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

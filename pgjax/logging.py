@@ -20,7 +20,9 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from pgjax.errors import InputError, nearest
 from pgjax.rundir import read_rows
@@ -243,6 +245,44 @@ class ProgressDisplay:
     def close(self) -> None:
         if self.bar:
             self.bar.stop()
+
+
+class SweepDisplay:
+    """The best settings so far: a live table on a terminal, a line every few seconds elsewhere; on standard error."""
+
+    ROWS = 8
+
+    def __init__(self, shown: bool) -> None:
+        self.shown, self.last = shown, time.perf_counter()
+        self.live: Live | None = None
+        if shown and sys.stderr.isatty():
+            self.live = Live(console=Console(stderr=True), refresh_per_second=2)
+            self.live.start()
+
+    def show(self, where: str, ranking: Callable[[], list[tuple[str, float]]]) -> None:
+        """`ranking` gives (setting, return), best first; it is asked only when it is shown."""
+        now = time.perf_counter()
+        if not self.shown or now - self.last < (0.5 if self.live else 5.0):
+            return
+        self.last = now
+        best = ranking()
+        if self.live:
+            table = Table("setting", "return", title=where)
+            for setting, value in best[: self.ROWS]:
+                table.add_row(setting, f"{value:.2f}")
+            self.live.update(table)
+        else:
+            say(f"{where}; best so far: {best[0][0]} with return {best[0][1]:.2f}")
+
+    def close(self) -> None:
+        if self.live:
+            self.live.stop()
+
+
+def say(message: str) -> None:
+    """A line for a person, on standard error; nothing if it is empty."""
+    if message:
+        print(message, file=sys.stderr)
 
 
 SINKS = ("csv", "tensorboard", "wandb")

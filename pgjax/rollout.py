@@ -126,3 +126,8 @@ def _episode_metrics(
         metrics[f"{name}_min"] = jnp.where(count > 0, jnp.min(jnp.where(done, x, jnp.inf)), jnp.nan)
         metrics[f"{name}_max"] = jnp.where(count > 0, jnp.max(jnp.where(done, x, -jnp.inf)), jnp.nan)
     return metrics
+
+
+def absent_without_episodes(name: str) -> bool:
+    """Whether a metric is NaN by design where no episode ended."""
+    return name.startswith(("return_", "length_"))

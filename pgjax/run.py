@@ -5,7 +5,6 @@ import functools
 import itertools
 import json
 import signal
-import sys
 import threading
 import time
 import uuid
@@ -20,15 +19,15 @@ import numpy as np
 
 from pgjax.checkpoint import Checkpoints, from_config, load_state, to_config, version_changes, versions
 from pgjax.errors import InputError, Interrupted
-from pgjax.evaluate import evaluate
-from pgjax.logging import JsonLines, ProgressDisplay, Sink, check_sinks, open_sink
+from pgjax.logging import JsonLines, ProgressDisplay, Sink, check_sinks, open_sink, say
+from pgjax.population import Population, copies, scores
+from pgjax.rollout import absent_without_episodes
 from pgjax.rundir import holds_run, locked, read_config, read_rows, write_json, write_status
-from pgjax.train import Algorithm, Population, budget_note, train_chunk
+from pgjax.train import Algorithm, budget_note, train_chunk
 from pgjax.types import Key, Metrics
 
 CHUNK_SECONDS = 1.0
 MAX_CHUNK = 256
-ABSENT_WITHOUT_EPISODES = ("return_", "length_")
 SAME_RUN = ("algorithm", "env", "network", "hyperparameters", "seed", "seeds")
 
 
@@ -140,20 +139,8 @@ def run(
         if stale:
             warnings.warn(f"process {stale} died while it worked on {directory}: taking over", stacklevel=2)
         config = _same_run(directory, config, progress) if holds_run(directory) else config | _identity()
-        try:
-            write_json(directory / "config.json", config)
-            write_status(directory, "interrupted")  # what it is unless it ends otherwise
-        except OSError as error:
-            raise InputError(f"directory = {str(directory)!r} cannot be written: {error.strerror}") from error
-        try:
-            result = _drive(algorithm, config, directory, progress)
-        except Exception as error:
-            if not isinstance(error, Interrupted):
-                with contextlib.suppress(OSError):  # a full disk must not hide why the run failed
-                    write_status(directory, f"failed: {error}")
-            raise
-        write_status(directory, "finished")
-        return result
+        with kept_status(directory, "config.json", config):
+            return _drive(algorithm, config, directory, progress)
 
 
 def resume(directory: str | Path, total_steps: int | None = None, progress: bool = True) -> Result:
@@ -189,6 +176,51 @@ def load(directory: str | Path, which: Literal["newest", "best"] = "newest") -> 
     return Result(algorithm, state, _stacked(rows), iteration * algorithm.steps_per_iteration, 0, 0.0, 0.0)
 
 
+def save_run(
+    algorithm: Any, seed: int, state: Any, rows: list[dict[str, Any]], scores: dict[str, float], directory: Path
+) -> None:
+    """Write a state and the rows that led to it as a run that can be loaded and trained on.
+
+    Raises:
+        InputError: the directory holds a run already, or cannot be written.
+    """
+    every = -(-algorithm.num_iterations // 10)
+    kept = {"seed": seed, "seeds": None, "checkpoint_every": every, "keep": 2, "episodes": 128, "sinks": []}
+    last = {name: rows[-1][name] for name in ("iteration", "steps")}
+    with locked(directory):
+        if holds_run(directory):
+            raise InputError(f"directory = {str(directory)!r} already holds a run: choose another")
+        with (
+            kept_status(directory, "config.json", to_config(algorithm) | kept | _identity()),
+            contextlib.ExitStack() as opened,
+        ):
+            for name, content in {"metrics": rows, "evaluations": [last | scores]}.items():
+                file = JsonLines(directory / f"{name}.jsonl")
+                opened.callback(file.close)
+                file.write(content)
+            checkpoints = opened.enter_context(contextlib.closing(Checkpoints(directory / "checkpoints", keep=2)))
+            checkpoints.save(last["iteration"], state, scores["return_mean"])
+            checkpoints.wait()
+
+
+@contextlib.contextmanager
+def kept_status(directory: Path, name: str, config: dict[str, Any]) -> Iterator[None]:
+    """Write the config and, when the work inside ends, how it ended."""
+    try:
+        write_json(directory / name, config)
+        write_status(directory, "interrupted")  # what it is unless it ends otherwise
+    except OSError as error:
+        raise InputError(f"directory = {str(directory)!r} cannot be written: {error.strerror}") from error
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, Interrupted):
+            with contextlib.suppress(OSError):  # a full disk must not hide why the run failed
+                write_status(directory, f"failed: {error}")
+        raise
+    write_status(directory, "finished")
+
+
 def _identity() -> dict[str, Any]:
     return {"id": uuid.uuid4().hex[:8], "versions": versions()}
 
@@ -208,7 +240,7 @@ def _same_run(directory: Path, config: dict[str, Any], progress: bool) -> dict[s
     if steps > before and progress:
         linear = config["hyperparameters"].get("lr_schedule") == "linear"
         effect = "now falls to 0 at the new end, so it jumps where the run goes on" if linear else "stays as it is"
-        _say(f"total_steps raised from {before} to {steps}: the learning rate {effect}")
+        say(f"total_steps raised from {before} to {steps}: the learning rate {effect}")
     changed = version_changes(stored["versions"])
     if changed:
         warnings.warn(f"{directory} was written with other versions, numbers may change: {changed}", stacklevel=3)
@@ -231,7 +263,7 @@ def _subject(algorithm: Any, config: dict[str, Any]) -> tuple[Any, Key]:
     if config["seeds"] is None:
         return algorithm, jax.random.key(config["seed"])
     keys = jax.vmap(jax.random.key)(jnp.arange(config["seed"], config["seed"] + config["seeds"]))
-    return Population(algorithm, config["seeds"]), keys
+    return copies(algorithm, config["seeds"]), keys
 
 
 def _drive(algorithm: Any, config: dict[str, Any], directory: Path | None, progress: bool) -> Result:
@@ -239,14 +271,14 @@ def _drive(algorithm: Any, config: dict[str, Any], directory: Path | None, progr
     subject, key = _subject(algorithm, config)
     total, iteration_steps = algorithm.num_iterations, algorithm.steps_per_iteration
     with contextlib.ExitStack() as stack:
-        stopped = stack.enter_context(_signals()) if directory else []
+        stopped = stack.enter_context(stop_signals()) if directory else []
         start = time.perf_counter()
         files = stack.enter_context(contextlib.closing(_Files(subject, key, config, directory))) if directory else None
         if files and files.rows:
             state, rows = files.state, files.rows
         else:
             state, rows = jax.jit(lambda subject, key: subject.init(key))(subject, key), []
-        done_before = len(rows)
+        done = done_before = rows[-1]["iteration"] if rows else 0
         if done_before < total:
             program = jax.jit(train_chunk, static_argnums=3, donate_argnums=1)
             chunk = program.lower(subject, state, jnp.int32(1), MAX_CHUNK).compile()
@@ -254,26 +286,27 @@ def _drive(algorithm: Any, config: dict[str, Any], directory: Path | None, progr
         seconds_compile = time.perf_counter() - start
         sinks = files.sinks if files else []
         if progress:
-            _say(budget_note(algorithm))
-            _say(f"continuing after iteration {done_before} of {total}" if rows else "")
+            say(budget_note(algorithm))
+            say(f"continuing after iteration {done_before} of {total}" if rows else "")
             display = stack.enter_context(contextlib.closing(ProgressDisplay(total, done_before, iteration_steps)))
             sinks = [*sinks, display]
         start = time.perf_counter()
         size = 1
-        while len(rows) < total:
-            size = min(size, total - len(rows), files.until_checkpoint(len(rows)) if files else total)
+        while done < total:
+            size = min(size, total - done, files.until_checkpoint(done) if files else total)
             began = time.perf_counter()
             state, metrics = chunk(subject, state, jnp.int32(size))
-            rows += _rows(jax.device_get(metrics), len(rows), size, iteration_steps)
+            rows += _rows(jax.device_get(metrics), done, size, iteration_steps)
+            done += size
             seconds = time.perf_counter() - began
             _log(rows[-size:], sinks)
             size = int(np.clip(CHUNK_SECONDS * size / seconds, 1, MAX_CHUNK))
             stopping = bool(stopped)  # a signal from here on is heard after the next chunk
             if files:
-                files.keep(state, len(rows), last=len(rows) == total, stopped=stopping)
-            if stopping and len(rows) < total:
+                files.keep(state, done, last=done == total, stopped=stopping)
+            if stopping and done < total:
                 raise Interrupted(
-                    f"stopped by {stopped[0].name} after iteration {len(rows)} of {total} and saved; "
+                    f"stopped by {stopped[0].name} after iteration {done} of {total} and saved; "
                     f"continue with: pgjax resume {directory}",
                     stopped[0].value,
                 )
@@ -334,15 +367,11 @@ class _Files:
 
 
 def _scores(subject: Any, state: Any, episodes: int) -> Metrics:
-    """Of a state or each member of a population; with the run's own key, so that all states face the same episodes."""
-    if isinstance(subject, Population):
-        return jax.vmap(lambda state: _scores(subject.member, state, episodes))(state)
-    found = evaluate(subject, state, state.key, episodes)
-    return {"return_mean": found.mean, "return_std": found.std, "episodes": found.num_episodes}
+    return subject.scores(state, episodes) if isinstance(subject, Population) else scores(subject, state, episodes)
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[signal.Signals]]:
+def stop_signals() -> Iterator[list[signal.Signals]]:
     """Collects the first SIGINT or SIGTERM; the next one ends the process at once."""
     received: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
@@ -375,7 +404,7 @@ def _log(rows: list[dict[str, Any]], sinks: list[Sink]) -> None:
     """Give the sinks the rows up to the first with a number that is not finite, and stop at that one."""
 
     def not_finite(row: dict[str, Any]) -> list[str]:
-        return [k for k, v in row.items() if not np.all(np.isfinite(v)) and not k.startswith(ABSENT_WITHOUT_EPISODES)]
+        return [k for k, v in row.items() if not np.all(np.isfinite(v)) and not absent_without_episodes(k)]
 
     finite = list(itertools.takewhile(lambda row: not not_finite(row), rows))
     if finite:
@@ -395,9 +424,10 @@ def _check_finite_params(state: Any, iteration: int) -> None:
 def _metric_rows(directory: Path, iteration: int) -> list[dict[str, Any]]:
     """The rows up to a checkpoint, which were on disk before it."""
     path = directory / "metrics.jsonl"
-    rows = read_rows(path)[:iteration]
-    if len(rows) < iteration:
-        raise InputError(f"{path} is damaged: it has {len(rows)} rows, and the checkpoint is of iteration {iteration}")
+    rows = [row for row in read_rows(path) if row["iteration"] <= iteration]
+    last = rows[-1]["iteration"] if rows else 0
+    if last < iteration:
+        raise InputError(f"{path} is damaged: it ends at iteration {last}, and the checkpoint is of {iteration}")
     return [_nan_for_none(row) for row in rows]
 
 
@@ -410,8 +440,3 @@ def _nan_for_none(row: dict[str, Any]) -> dict[str, Any]:
 
 def _stacked(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     return {name: np.array([row[name] for row in rows]) for name in rows[0]} if rows else {}
-
-
-def _say(message: str) -> None:
-    if message:
-        print(message, file=sys.stderr)  # noqa: T201

@@ -5,6 +5,7 @@ metrics.jsonl       one line per iteration
 evaluations.jsonl   one line per checkpoint
 checkpoints/        the newest states and the best one
 status.json         how the run last ended
+sweep.json          instead of config.json and the rest, where many settings are trained
 lock                held while a process works on the run
 """
 
@@ -55,6 +56,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is damaged ({error})") from error
+
+
+def holds_sweep(directory: Path) -> bool:
+    return (directory / "sweep.json").exists()
 
 
 def holds_run(directory: Path) -> bool:

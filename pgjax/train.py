@@ -1,14 +1,14 @@
 """The loop: a training run is one scan over an algorithm's iterations."""
 
 import warnings
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from pgjax.rollout import Actor
-from pgjax.types import TRACED, Key, Metrics, pytree
+from pgjax.types import Key, Metrics
 
 
 class Algorithm(Protocol):
@@ -32,39 +32,6 @@ class Algorithm(Protocol):
     def step(self, state: Any) -> tuple[Any, Metrics]: ...
 
     def actor(self, state: Any) -> Actor: ...
-
-
-@pytree
-class Population:
-    """`size` members of one algorithm as a single algorithm: `init` takes their keys, states have a leading axis.
-
-    Each member is the run its key alone would make, to rounding.
-    """
-
-    member: Annotated[Any, TRACED]
-    size: int
-
-    @property
-    def env(self) -> Any:
-        return self.member.env
-
-    @property
-    def total_steps(self) -> int:
-        return self.member.total_steps
-
-    @property
-    def steps_per_iteration(self) -> int:
-        return self.member.steps_per_iteration
-
-    @property
-    def num_iterations(self) -> int:
-        return self.member.num_iterations
-
-    def init(self, keys: Key) -> Any:
-        return jax.vmap(self.member.init)(keys)
-
-    def step(self, state: Any) -> tuple[Any, Metrics]:
-        return jax.vmap(self.member.step)(state)
 
 
 def train(algorithm: Algorithm, key: Key) -> tuple[Any, Metrics]:

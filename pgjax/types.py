@@ -27,6 +27,7 @@ Scalar: TypeAlias = Annotated[float | jax.Array, TRACED]
 
 INIT_STREAM = np.uint32(0xFFFFFFFF)
 EVALUATION_STREAM = np.uint32(0xFFFFFFFE)
+SWEEP_STREAM = np.uint32(0xFFFFFFFD)
 """Folded into a root key these give keys no iteration has: iterations are counted in int32."""
 
 

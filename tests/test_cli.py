@@ -1,6 +1,7 @@
 """The command line, as a user meets it."""
 
 import dataclasses
+import importlib
 import json
 
 import pytest
@@ -151,3 +152,104 @@ def test_presets_name_known_environments_and_accepted_fields():
                 assert made.total_steps % made.steps_per_iteration == 0
     assert presets.table().keys() <= ALGORITHMS.keys()
     assert set().union(*presets.table().values()) <= CATALOG.keys()
+
+
+def test_sweep_trains_what_the_flags_say_and_keeps_it(capsys, tmp_path):
+    directory = tmp_path / "sweep"
+    axes = [
+        "--learning-rate",
+        "1e-3,1e-2",
+        "--clip-eps",
+        "uniform:0.1,0.4",
+        "--env-params",
+        "length=0.5,1.0",
+        "tau=0.01",
+    ]
+    size = [
+        "--num-samples",
+        "2",
+        "--seeds",
+        "2",
+        "--episodes",
+        "4",
+        "--hidden",
+        "8",
+        "--gamma",
+        "0.9",
+        "--devices",
+        "1",
+    ]
+    flags = ["--env", "CartPole-v1", "--directory", str(directory), "--no-cache", *TINY, *axes, *size]
+    code, out, err = run_cli(capsys, "sweep", "ppo", *flags)
+    assert code == 0, err
+    assert "8 settings x 2 seeds = 16 members in 1 program" in err
+    assert "best settings" in out
+    final = dict(pair.split("=", 1) for pair in out.splitlines()[-1].split(" ", 5))
+    assert (final["settings"], final["seeds"], final["members"], final["failed"]) == ("8", "2", "16", "0")
+    assert {path.name for path in directory.glob("sweep.*")} == {"sweep.json", "sweep.png", "sweep.svg"}
+    rows = (directory / "members.csv").read_text().splitlines()
+    assert rows[0] == "learning_rate,clip_eps,length,seed,steps,failed,score,return_mean"
+    assert len(rows) == 17
+    config = json.loads((directory / "sweep.json").read_text())
+    assert config["base"]["hyperparameters"]["gamma"] == 0.9
+    assert config["base"]["env"]["params"]["tau"] == 0.01
+
+    code, again, _ = run_cli(capsys, "resume", str(directory), "--no-cache")
+    assert code == 0
+    assert again.splitlines()[-1] == out.splitlines()[-1]
+    code, listed, _ = run_cli(capsys, "list", str(tmp_path))
+    assert "ppo sweep x" in listed
+    assert "finished" in listed
+    code, _, err = run_cli(capsys, "resume", str(directory), "--total-steps", "999")
+    assert (code, "--total-steps is for runs" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--learning-rate", "uniform:0.1"], "--learning-rate 'uniform:0.1' is not accepted"),
+        (["--learning-rate", "unifrom:0.1,0.2"], "'unifrom' is not known: did you mean uniform"),
+        (["--learning-rate", "fast"], "expected a value, values separated by commas, or a distribution"),
+        (["--num-envs", "1.5,2"], "--num-envs '1.5,2' is not accepted"),
+        (["--num-envs", "uniform:4,8"], "num_envs = uniform:4,8 is not accepted: num_envs selects the program"),
+        (["--normalize-obs", "maybe"], "--normalize-obs 'maybe' is not accepted"),
+        (["--lr-schedule", "linear,cosin"], "PPO.lr_schedule = 'cosin' is not accepted"),
+        (["--hidden", "8x8,x"], "--hidden '8x8,x' is not accepted"),
+        (["--env-params", "lenth=1,2"], "did you mean length"),
+        (["--gamma", "0.9,2"], "PPO.gamma = 2.0 is not accepted"),
+        (["--seeds", "0"], "seeds = 0 is not accepted"),
+        (["--search", "pbtt"], "--search 'pbtt' is not known: did you mean pbt"),
+        (["--search", "pbt:evry=3"], "pbt has no option 'evry': did you mean every"),
+        (["--mode", "zip", "--gamma", "0.9,0.8", "--gae-lambda", "0.9,0.8,0.7"], "zip needs lists of one length"),
+    ],
+)
+def test_sweeps_that_cannot_be_are_refused(flags, message, capsys):
+    code, _, err = run_cli(capsys, "sweep", "ppo", "--env", "CartPole-v1", *flags)
+    assert code == 2
+    assert message in err
+
+
+def test_several_environments_and_networks_are_axes_too(capsys, tmp_path, monkeypatch):
+    swept = {}
+
+    def remember(algorithm, seeds, **arguments):
+        swept.update(arguments, algorithm=algorithm)
+        raise pgjax.InputError("seen")
+
+    monkeypatch.setattr(importlib.import_module("pgjax.sweep"), "sweep", remember)
+    axes = [
+        "--env",
+        "CartPole-v1,Acrobot-v1",
+        "--network",
+        "mlp,gru",
+        "--hidden",
+        "8x4,16",
+        "--normalize-obs",
+        "true,false",
+    ]
+    assert run_cli(capsys, "sweep", "ppo", *axes, "--no-cache", "--search", "pbt:every=3,factor=1.5")[0] == 2
+    assert swept["env"] == ["CartPole-v1", "Acrobot-v1"]
+    assert swept["network"] == ["mlp", "gru"]
+    assert swept["hidden"] == [(8, 4), (16,)]
+    assert swept["normalize_obs"] == [True, False]
+    assert swept["search"] == pgjax.PBT(every=3, factor=1.5)

@@ -133,6 +133,24 @@ def test_parameters_are_traced_leaves():
     np.testing.assert_allclose(jax.vmap(with_force)(forces), jnp.stack(results), rtol=1e-6)
 
 
+def test_physics_that_follow_from_others_do_so_also_when_traced():
+    """A longer pole in gymnax's CartPole, whose half-length times mass is a parameter of its own."""
+    env = pgjax.make("CartPole-v1")
+    assert (float(env.params.total_mass), float(env.params.polemass_length)) == (np.float32(1.1), np.float32(0.05))
+    made = pgjax.make("CartPole-v1", length=2.0, masspole=0.4)
+    assert (float(made.params.total_mass), float(made.params.polemass_length)) == (np.float32(1.4), np.float32(0.8))
+    traced = dataclasses.replace(env, params=dataclasses.replace(env.params, length=2.0, masspole=0.4))
+
+    @jax.jit
+    def first_step(env):
+        return env.step(jax.random.key(1), env.reset(jax.random.key(0))[0], jnp.int32(1)).next_obs
+
+    np.testing.assert_allclose(first_step(traced), first_step(made), rtol=1e-6)
+    inconsistent, state = traced.env, env.reset(jax.random.key(0))[0]
+    wrong = inconsistent.step(jax.random.key(1), state, jnp.int32(1), traced.params)[0]
+    assert not np.allclose(first_step(made), wrong)
+
+
 @pytest.mark.parametrize(
     ("env", "options", "message"),
     [
@@ -140,6 +158,7 @@ def test_parameters_are_traced_leaves():
         ("CartPole-v1", {"lenght": 1.0}, "no option 'lenght': did you mean length"),
         ("CartPole-v1", {"length": float("nan")}, "length = nan is not accepted: expected finite numbers"),
         ("CartPole-v1", {"length": "long"}, "length = 'long' is not accepted"),
+        ("CartPole-v1", {"total_mass": 9.0}, "total_mass = 9.0 is not accepted: it follows from .* and is 1.1"),
         ("CartPole-v1", {"max_steps_in_episode": 10.5}, "max_steps_in_episode = 10.5 .* expected whole numbers"),
         ("MNISTBandit-bsuite", {}, "downloads data when it is made, and that failed"),
     ],

@@ -1,6 +1,7 @@
 """Pictures from files alone, and episodes as GIFs."""
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 import pgjax
-from pgjax.plotting import plot_runs, render_episode
+from pgjax.plotting import plot_runs, plot_sweep, render_episode
+from pgjax.results import SweepResult
 
 
 def fake_run(directory, seed, gamma=0.99, seeds=None, steps=5):
@@ -76,6 +78,70 @@ def test_a_population_is_one_curve_with_a_band(tmp_path, monkeypatch):
     ((_, mean),) = lines.values()
     np.testing.assert_array_equal(mean, [3, 4, 5, 6])
     np.testing.assert_array_equal(bands[0][1] - bands[0][0], 2)
+
+
+def fake_sweep(points=12, seeds=4, **axes):
+    """A grid in which no episode ended at first, one member failed and the last setting was pruned."""
+    settings = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    members = len(settings) * seeds
+    level = np.arange(members, dtype=float) ** 2
+    curve = level[:, None] + np.arange(points)
+    curve[:, :2] = np.nan
+    failed, reached = np.full(members, -1), np.full(members, points)
+    failed[1], curve[1, 5:] = 5, np.nan
+    reached[-seeds:], curve[-seeds:, 4:] = 4, np.nan
+    score = np.where(reached == points, level, np.nan)
+    steps = np.tile(1000 * np.arange(1, points + 1), (members, 1))
+    nothing = [None] * members
+    scores = {"return_mean": score}
+    return SweepResult(
+        axes, settings, list(range(seeds)), nothing, {"return_mean": curve}, steps, {}, scores, failed, reached, nothing
+    )
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {
+            "learning_rate": [1e-4, 3e-4, 1e-3, 3e-3],
+            "clip_eps": [0.01 * 1.3**k for k in range(16)],
+            "n": ["mlp", "gru"],
+        },
+        {"gamma": [0.9, 0.99, 0.999]},
+        {"network": [pgjax.MLP(hidden=(8,)), pgjax.MLP(hidden=(16, 16))]},
+        {},
+    ],
+    ids=["three", "one", "none_scored", "no"],
+)
+def test_sweeps_of_any_number_of_axes_are_drawn(axes, tmp_path):
+    written = plot_sweep(fake_sweep(**axes), "return_mean", tmp_path / "sweep")
+    assert [path.suffix for path in written] == [".png", ".svg"]
+    assert written[0].read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in written[1].read_bytes()
+
+
+def test_the_curve_of_a_value_is_the_interquartile_mean_of_its_members(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: figures.append(self))
+    plot_sweep(fake_sweep(gamma=[0.9, 0.99, 0.999]), "return_mean", tmp_path / "sweep")
+    curves, effect, parallel = figures[0].axes
+    lines = {line.get_label(): line for line in curves.get_lines()}
+    assert lines.keys() == {"0.9", "0.99", "0.999"}
+    np.testing.assert_array_equal(lines["0.9"].get_xdata(), 1000 * np.arange(3, 13))
+    without_failed = (0 + 4 + 9) / 3 + np.arange(5, 12)
+    np.testing.assert_allclose(lines["0.9"].get_ydata(), [4.5, 5.5, 6.5, *without_failed])
+    np.testing.assert_allclose(lines["0.99"].get_ydata(), (25 + 36) / 2 + np.arange(2, 12))
+    np.testing.assert_array_equal(lines["0.999"].get_xdata(), [3000, 4000])
+    assert [line.get_ydata() for line in effect.get_lines() if line.get_marker() == "o"] == [[13 / 3], [30.5]]
+    assert figures[0].get_suptitle() == "best score 31.5 (mean of 4 seeds): gamma=0.99"
+    assert [label.get_text() for label in parallel.get_xticklabels()] == ["gamma", "score"]
+
+
+def test_an_unknown_metric_of_a_sweep_is_refused_with_the_nearest(tmp_path):
+    with pytest.raises(pgjax.InputError, match=r"metric = 'return_men' is not known: did you mean return_mean\?"):
+        plot_sweep(fake_sweep(gamma=[0.9, 0.99]), "return_men", tmp_path / "sweep")
 
 
 def test_an_episode_becomes_a_gif(tiny_ppo, init, tmp_path):

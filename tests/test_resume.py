@@ -252,8 +252,8 @@ def test_a_directory_in_use_is_refused_and_a_stale_lock_is_recognised(tiny, undi
 def test_a_second_signal_ends_the_process_at_once(undisturbed, tmp_path):
     code = textwrap.dedent("""
         import os, signal, time
-        from pgjax.run import _signals
-        with _signals() as received:
+        from pgjax.run import stop_signals
+        with stop_signals() as received:
             os.kill(os.getpid(), signal.SIGINT)
             print(received[0].name, flush=True)
             os.kill(os.getpid(), signal.SIGINT)
@@ -316,7 +316,7 @@ def test_lost_metrics_are_named(undisturbed, tmp_path):
     run = copy_of(undisturbed / "mlp" / "whole", tmp_path / "run")
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:4]))
-    with pytest.raises(pgjax.InputError, match=r"metrics.jsonl is damaged: it has 4 rows, .* iteration 6"):
+    with pytest.raises(pgjax.InputError, match=r"metrics.jsonl is damaged: it ends at iteration 4, .* of 6"):
         pgjax.resume(run, progress=False)
     (run / "metrics.jsonl").write_text("".join(["nonsense\n", *lines[1:]]))
     with pytest.raises(pgjax.InputError, match=r"metrics.jsonl is damaged"):

@@ -8,6 +8,8 @@ Conventions:
   distribution produced. Clipping is then part of the environment's dynamics, so the policy gradient is exact;
   correcting the log-probability for it instead would put a point mass on each bound, which has no density.
 - Python numbers among the parameters become typed arrays: they are traced leaves of the program.
+- Parameters that follow from others are computed from them in every reset and step, so physics that are swept stay
+  consistent.
 """
 
 import dataclasses
@@ -30,6 +32,14 @@ from pgjax.environments.base import Box, Discrete, Space, TimeStep
 from pgjax.errors import InputError, nearest
 from pgjax.types import TRACED, Key, pytree
 
+DERIVED: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "CartPole-v1": {
+        "total_mass": lambda params: params.masscart + params.masspole,
+        "polemass_length": lambda params: params.masspole * params.length,
+    }
+}
+"""Parameters that gymnax stores beside those they follow from."""
+
 
 @pytree
 class GymnaxEnvironment:
@@ -48,11 +58,12 @@ class GymnaxEnvironment:
         return self.id or str(getattr(self.env, "name", type(self.env).__name__))
 
     def reset(self, key: Key) -> tuple[Any, jax.Array]:
-        obs, state = self.env.reset(key, self.params)
+        obs, state = self.env.reset(key, _consistent(self.id, self.params))
         return jax.tree.map(_strong, state), self._observation(obs)
 
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
-        obs, state, reward, terminated, truncated, info = self.env.step(key, state, self.received(action), self.params)
+        params = _consistent(self.id, self.params)
+        obs, state, reward, terminated, truncated, info = self.env.step(key, state, self.received(action), params)
         return TimeStep(
             state=jax.tree.map(_strong, state),
             obs=self._observation(obs),
@@ -84,8 +95,8 @@ def make(env: Any, **options: Any) -> GymnaxEnvironment:
     `options` override the environment's parameters (`length=1.0`) or its constructor's arguments (`num_bits=3`).
 
     Raises:
-        InputError: an unknown id (with the nearest ones), an unknown option (with those there are), an environment that
-            does not keep to the interface, or one whose data cannot be had.
+        InputError: an unknown id (with the nearest ones), an unknown option (with those there are) or one that follows
+            from others, an environment that does not keep to the interface, or one whose data cannot be had.
     """
     env_id = env if isinstance(env, str) else None
     constructor_options: dict[str, Any] = {}
@@ -103,12 +114,10 @@ def make(env: Any, **options: Any) -> GymnaxEnvironment:
     for option in options.keys() - constructor_options.keys() - fields:
         raise InputError(f"{name} has no option {option!r}: {nearest(option, fields | set(_arguments(env)))}")
     overrides = {option: options[option] for option in options.keys() - constructor_options.keys()}
-    params = dataclasses.replace(
-        params, **{k: _param(f"{name}: {k}", v, np.asarray(getattr(params, k))) for k, v in overrides.items()}
-    )
+    params = _override(env_id, name, params, overrides)
     return _check(
         GymnaxEnvironment(
-            params=jax.tree.map(_typed, params),
+            params=params,
             env=env,
             id=env_id,
             constructor_options=tuple(sorted(constructor_options.items())),
@@ -116,6 +125,47 @@ def make(env: Any, **options: Any) -> GymnaxEnvironment:
             action_space=_action_space(name, env.action_space(params)),
         )
     )
+
+
+def _consistent(env_id: str | None, params: Any) -> Any:
+    """The parameters, with those that follow from others computed from them."""
+    derived = DERIVED.get(env_id or "", {})
+    return dataclasses.replace(params, **{name: follows(params) for name, follows in derived.items()})
+
+
+def with_options(env: GymnaxEnvironment, **options: Any) -> GymnaxEnvironment:
+    """`env` with some of its options changed and the others kept.
+
+    Raises:
+        InputError: as `make` does.
+    """
+    fields = {f.name for f in dataclasses.fields(env.params)}
+    if options.keys() <= fields:
+        return dataclasses.replace(env, params=_override(env.id, env.name, env.params, options))
+    own = fields - DERIVED.get(env.id or "", {}).keys()
+    kept = dict(env.constructor_options) | {name: getattr(env.params, name) for name in own}
+    return make(env.id or env.env, **(kept | options))
+
+
+def option_names(env: GymnaxEnvironment) -> list[str]:
+    """What `with_options` can change."""
+    constructor = inspect.signature(_import_gymnax().registration._registry[env.id]).parameters if env.id else {}
+    return [*constructor, *(f.name for f in dataclasses.fields(env.params))]
+
+
+def _override(env_id: str | None, name: str, params: Any, overrides: dict[str, Any]) -> Any:
+    """Typed parameters with some overridden and the derived ones following."""
+    given = dataclasses.replace(
+        params, **{k: _param(f"{name}: {k}", v, np.asarray(getattr(params, k))) for k, v in overrides.items()}
+    )
+    params = _consistent(env_id, given)
+    for option in overrides.keys() & DERIVED.get(env_id or "", {}).keys():
+        if not np.isclose(getattr(given, option), getattr(params, option)):
+            raise InputError(
+                f"{name}: {option} = {overrides[option]!r} is not accepted: it follows from the other parameters and "
+                f"is {getattr(params, option):g} with these"
+            )
+    return jax.tree.map(_typed, params)
 
 
 def register(env_id: str, factory: Callable[..., Any]) -> None:

@@ -1,0 +1,347 @@
+"""Sweeps: every member is its solo run, however the population is cut, spread, stopped or searched."""
+
+import dataclasses
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pgjax
+from pgjax.population import _compile
+from pgjax.rundir import status
+from pgjax.types import Scalar, field_types
+
+sweep_module = importlib.import_module("pgjax.sweep")
+population_module = importlib.import_module("pgjax.population")
+
+PLAIN = {"episodes": 4, "progress": False}
+AXES = {"learning_rate": [1e-2, 3e-3, 1e-3], "gamma": [0.9, 0.99, 0.95]}
+SIX = PLAIN | {"seeds": 2, "mode": "zip", "devices": 1} | AXES
+"""Three settings with two seeds: one program that many tests share."""
+
+
+def assert_close(a, b, rtol=2e-4, atol=2e-4):
+    a, b = ({jax.tree_util.keystr(k): v for k, v in jax.tree.leaves_with_path(x)} for x in (a, b))
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], rtol=rtol, atol=atol, err_msg=name)
+
+
+def assert_same_result(a, b):
+    """Bit by bit: curves, scores and every leaf of every state."""
+    for name in ("curves", "schedules", "scores", "failed", "reached"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(a, name), getattr(b, name))
+    jax.tree.map(np.testing.assert_array_equal, a.states, b.states)
+    for x, y in zip(a.algorithms, b.algorithms, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, x, y)
+
+
+@pytest.fixture(scope="module")
+def six(tiny):
+    return pgjax.sweep(tiny, **SIX)
+
+
+@pytest.mark.parametrize("network", [None, pgjax.GRU(hidden=(8,), memory_size=8)], ids=["mlp", "gru"])
+def test_members_of_a_sweep_over_every_scalar_field_are_their_solo_runs(network, cartpole, tiny_ppo, train):
+    algorithm = tiny_ppo(cartpole, network)
+    axes = {
+        name: pgjax.uniform(0.6 * float(value), 0.9 * float(value)) if 0 < value < np.inf else pgjax.uniform(0.1, 0.9)
+        for name, hint in field_types(pgjax.PPO).items()
+        if hint == Scalar and (value := getattr(algorithm, name)) is not None
+    }
+    axes |= {"length": pgjax.uniform(0.3, 1.0), "gravity": [5.0, 9.8]}
+    result = pgjax.sweep(algorithm, 2, mode="random", num_samples=3, seed=5, devices=1, **PLAIN, **axes)
+    for i in (0, 3, 5):
+        member = result.member(i)
+        assert all(float(getattr(member.algorithm, k)) == np.float32(result.table[k][i]) for k in ("gamma", "clip_eps"))
+        state, metrics = train(member.algorithm, jax.random.key(5 + i % 2))
+        assert jnp.array_equal(jax.random.key_data(member.state.key), jax.random.key_data(state.key))
+        assert_close(member.state.params, state.params)
+        known = {name: x for name, x in metrics.items() if name != "explained_variance"}
+        assert_close({name: member.metrics[name] for name in known}, known, rtol=2e-3, atol=2e-3)
+    assert len({float(a.learning_rate) for a in result.algorithms}) == 3
+
+
+def test_cut_into_batches_members_keep_their_numbers(six, tiny, capsys):
+    cut = pgjax.sweep(tiny, **(SIX | {"batch_size": 2, "progress": True}))
+    assert "3 x 2" in capsys.readouterr().err
+    assert_close(cut.curves, six.curves)
+    assert_close([s.params for s in cut.states], [s.params for s in six.states])
+    np.testing.assert_allclose(cut.scores["return_mean"], six.scores["return_mean"])
+
+
+def test_spread_over_eight_devices_members_keep_their_numbers(six, tiny):
+    assert len(jax.local_devices()) == 8
+    spread = pgjax.sweep(tiny, **(SIX | {"devices": None}))
+    assert_close(spread.curves, six.curves)
+    assert_close([s.params for s in spread.states], [s.params for s in six.states])
+    with pytest.raises(pgjax.InputError, match="devices = 9 is not accepted: expected from 1 to the 8"):
+        pgjax.sweep(tiny, **(SIX | {"devices": 9}))
+
+
+def test_devices_that_do_not_divide_the_members_are_filled_up(six, tiny):
+    """Six members on four devices: two of the eight places are not members, and nobody sees them."""
+    spread = pgjax.sweep(tiny, **(SIX | {"devices": 4}))
+    assert len(spread) == 6
+    assert_close(spread.curves, six.curves)
+
+
+def test_the_memory_a_compiled_program_says_it_needs_decides_the_batches(tiny, six, monkeypatch, capsys):
+    needed = []
+    fit = population_module.fit
+
+    def remember(*args):
+        needed.append(fit(*args)[0].bytes_needed)
+        return fit(*args)
+
+    monkeypatch.setattr(sweep_module, "fit", remember)
+    pgjax.sweep(tiny, **SIX)
+    monkeypatch.setattr(population_module, "memory_limit", lambda mesh: 0.5 * needed[0])
+    cut = pgjax.sweep(tiny, **(SIX | {"progress": True}))
+    assert "3 x 2" in capsys.readouterr().err
+    assert_close(cut.curves, six.curves)
+    monkeypatch.setattr(population_module, "memory_limit", lambda mesh: 10.0)
+    with pytest.raises(pgjax.InputError, match=r"not even one member .*fits: .* expected fewer environments"):
+        pgjax.sweep(tiny, **SIX)
+
+
+def test_what_can_never_fit_is_refused_before_anything_compiles(tiny, monkeypatch):
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr(population_module, "memory_limit", lambda mesh: 2e9)
+    huge = dataclasses.replace(tiny, num_envs=2**17, num_steps=2**10, total_steps=2**30)
+    with pytest.raises(pgjax.InputError, match=r"not even one member fits: one of its arrays takes [\d,]+ MB of 2,000"):
+        pgjax.sweep(huge, gamma=[0.9, 0.99], **PLAIN)
+
+
+def test_static_axes_are_grouped_into_one_program_per_value(tiny, train, capsys):
+    settings = {"num_steps": [8, 16], "gamma": [0.9, 0.99]}
+    result = pgjax.sweep(tiny, **settings, episodes=4, devices=1)
+    said = capsys.readouterr().err
+    assert "4 settings x 1 seeds = 4 members in 2 programs" in said
+    assert "PPO on CartPole-v1 num_steps=8 x 2" in said
+    assert result.table["num_steps"].tolist() == [8, 8, 16, 16]
+    assert result.table["steps"].tolist() == [192] * 4
+    assert result.steps.shape == (4, 3)
+    state, _ = train(result.algorithms[3], jax.random.key(0))
+    assert (result.algorithms[3].num_steps, float(result.algorithms[3].gamma)) == (16, 0.99)
+    assert_close(result.member(3).state.params, state.params)
+
+
+def test_a_member_that_is_not_finite_is_marked_and_the_others_go_on(six, tiny):
+    rates = [1e-2, 1e38, 1e-3]
+    result = pgjax.sweep(tiny, **(SIX | {"learning_rate": rates}))
+    assert result.table["failed"].tolist() == [False, False, True, True, False, False]
+    assert (result.failed[2:4] >= 1).all()
+    assert np.isnan(result.setting_scores()[1]).all()
+    assert result.ranking()[-1].setting["learning_rate"] == 1e38
+    healthy = [0, 1, 4, 5]
+    assert_close([result.states[i].params for i in healthy], [six.states[i].params for i in healthy])
+
+
+def test_points_bound_what_is_kept_and_are_means_over_their_part(six, tiny):
+    coarse = pgjax.sweep(tiny, **(SIX | {"points": 3}))
+    assert coarse.curves["entropy"].shape == (6, 3)
+    assert coarse.steps[0].tolist() == [64, 128, 192]
+    expected = six.curves["entropy"].reshape(6, 3, 2).mean(axis=2)
+    np.testing.assert_allclose(coarse.curves["entropy"], expected, rtol=1e-4)
+    returns = six.curves["return_mean"].reshape(6, 3, 2)
+    known = ~np.isnan(returns)
+    means = np.where(known, returns, 0).sum(axis=2) / np.where(known.any(axis=2), known.sum(axis=2), np.nan)
+    np.testing.assert_allclose(coarse.curves["return_mean"], means, rtol=1e-4)
+    assert_close([s.params for s in coarse.states], [s.params for s in six.states])
+
+
+def test_new_values_of_the_same_axes_compile_nothing(six, tiny):
+    misses = _compile.cache_info().misses
+    pgjax.sweep(tiny, **(SIX | {"learning_rate": [1e-4] * 3}))
+    assert _compile.cache_info().misses == misses
+
+
+HALVING = {"search": pgjax.SuccessiveHalving(eta=2, rungs=1, metric="entropy", last=1)}
+PBT = {"search": pgjax.PBT(every=2, fraction=0.34, metric="entropy")}
+
+
+def test_successive_halving_prunes_and_survivors_are_their_solo_runs(six, tiny):
+    result = pgjax.sweep(tiny, **(SIX | HALVING))
+    at_rung = six.curves["entropy"][:, 2].reshape(3, 2).mean(axis=1)
+    worst = int(np.argmin(at_rung))
+    pruned = [2 * worst, 2 * worst + 1]
+    alive = [i for i in range(6) if i not in pruned]
+    assert result.reached[pruned].tolist() == [3, 3]
+    assert np.isnan(result.curves["entropy"][pruned, 3:]).all()
+    assert np.isnan(result.setting_scores()[worst]).all()
+    assert result.table["steps"][pruned].tolist() == [96, 96]
+    assert_close([result.states[i].params for i in alive], [six.states[i].params for i in alive])
+    assert_close(result.curves["entropy"][alive], six.curves["entropy"][alive])
+
+
+def test_population_based_training_changes_hyperparameters_and_members_keep_their_keys(tiny):
+    result = pgjax.sweep(tiny, **(SIX | PBT))
+    assert result.schedules.keys() == AXES.keys()
+    rates = result.schedules["learning_rate"]
+    assert (rates[:, 0] == rates[:, 1]).all()
+    assert 1 <= (rates[:, 2] != rates[:, 0]).sum() <= 2  # one member of each seed's population is replaced
+    for i, algorithm in enumerate(result.algorithms):
+        assert float(algorithm.learning_rate) == rates[i, -1]
+    keys = {tuple(state.key.tolist()) for state in result.states}
+    assert len(keys) == 6
+
+
+@pytest.fixture
+def undisturbed(tiny):
+    return {name: pgjax.sweep(tiny, **(SIX | more)) for name, more in KINDS.items()}
+
+
+KINDS = {"batches": {"batch_size": 2}, "halving": HALVING, "pbt": PBT}
+
+
+def test_a_sweep_that_was_stopped_ends_as_if_it_had_not_been(tiny, undisturbed, tmp_path, monkeypatch):
+    show = sweep_module._Sweep._show
+
+    def stop(self, batch, members, point):
+        show(self, batch, members, point)
+        if point == 4 and members[-1] >= 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    for name, more in KINDS.items():
+        directory = tmp_path / name
+        with monkeypatch.context() as patch:
+            patch.setattr(sweep_module._Sweep, "_show", stop)
+            with pytest.raises(pgjax.Interrupted, match=r"stopped by SIGTERM at point 4 of 6 .* pgjax resume"):
+                pgjax.sweep(tiny, directory=directory, checkpoint_every=2, **(SIX | more))
+        assert status(directory) == "interrupted"
+        resumed = pgjax.resume_sweep(directory, devices=1, progress=False)
+        assert_same_result(resumed, undisturbed[name])
+        assert status(directory) == "finished"
+        assert (directory / "members.csv").read_text().splitlines()[0].startswith("learning_rate,gamma,seed,steps")
+        loaded = pgjax.resume_sweep(directory, devices=1, progress=False)
+        assert_same_result(loaded, undisturbed[name])
+
+
+def test_a_killed_sweep_ends_as_if_it_had_not_been(tiny, undisturbed, tmp_path):
+    """SIGKILL in a process of its own, in the middle of the second of three batches."""
+    code = textwrap.dedent("""
+        import importlib, os, signal, sys, pgjax
+        from pgjax.checkpoint import from_config
+        sweep_module = importlib.import_module("pgjax.sweep")
+        show = sweep_module._Sweep._show
+        def kill(self, batch, members, point):
+            if members[-1] == 3 and point == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+        sweep_module._Sweep._show = kill
+        pgjax.resume_sweep(sys.argv[1], devices=1, progress=False)
+    """)
+    directory = tmp_path / "sweep"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep_module._Sweep, "train", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            pgjax.sweep(tiny, directory=directory, checkpoint_every=2, **(SIX | KINDS["batches"]))
+    done = subprocess.run([sys.executable, "-c", code, str(directory)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    with pytest.warns(UserWarning, match="died while it worked on"):
+        resumed = pgjax.resume_sweep(directory, devices=1, progress=False)
+    assert_same_result(resumed, undisturbed["batches"])
+
+
+def test_a_directory_keeps_to_its_sweep(tiny, tmp_path):
+    directory = tmp_path / "sweep"
+    pgjax.sweep(tiny, directory=directory, **SIX)
+    with pytest.raises(pgjax.InputError, match="already holds another sweep"):
+        pgjax.sweep(tiny, directory=directory, **(SIX | {"gamma": [0.5, 0.6, 0.7]}))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(pgjax.InputError, match="holds a run"):
+        pgjax.sweep(tiny, directory=tmp_path / "run", **SIX)
+    with pytest.raises(pgjax.InputError, match="holds no run"):
+        pgjax.resume_sweep(tmp_path / "nothing")
+
+
+def test_a_member_goes_on_alone(six, tiny, tmp_path, train):
+    six.save_member(3, tmp_path / "member")
+    loaded = pgjax.load(tmp_path / "member")
+    assert_close(loaded.state.params, six.states[3].params, rtol=0, atol=0)
+    assert loaded.steps == 192
+    further = pgjax.resume(tmp_path / "member", total_steps=2 * 192, progress=False)
+    assert (further.steps, further.steps_now) == (384, 192)
+    assert int(further.state.iteration) == 12
+    assert float(further.algorithm.learning_rate) == np.float32(3e-3)
+    assert six.member(3).predict(np.zeros(4)).shape == ()
+    evaluation = pgjax.evaluate(six.member(3).algorithm, six.member(3).state, jax.random.key(1), num_episodes=4)
+    assert int(evaluation.num_episodes) == 4
+    with pytest.raises(pgjax.InputError, match="already holds a run"):
+        six.save_member(3, tmp_path / "member")
+    with pytest.raises(pgjax.InputError, match="member 6 is not accepted: expected one from 0 to 5"):
+        six.member(6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seeds": 0}, "seeds = 0 is not accepted: expected a whole number of at least 1"),
+        ({"points": 0}, "points = 0"),
+        ({"episodes": 0}, "episodes = 0"),
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"gamma": [0.9, 2.0, 0.5]}, r"PPO.gamma = 2.0 is not accepted: expected a number in \[0, 1\]"),
+        ({"gamma": [0.9]}, "zip needs lists of one length"),
+        ({"search": pgjax.SuccessiveHalving(rungs=5)}, "rungs = 5 with eta = 3 is not accepted: a curve of 6 points"),
+        ({"search": pgjax.PBT(), "length": [0.1, 0.2, 0.3]}, "PBT cannot change length while a member trains"),
+        ({"search": pgjax.PBT(), "num_envs": [4, 8, 2]}, "PBT cannot change num_envs"),
+        ({"search": pgjax.PBT(metric="retrun_mean")}, "metric = 'retrun_mean' is not known: did you mean return_mean"),
+    ],
+)
+def test_bad_input_is_refused(arguments, message, tiny, six):
+    with pytest.raises(pgjax.InputError, match=message):
+        pgjax.sweep(tiny, **(SIX | arguments))
+
+
+def test_an_algorithm_that_is_already_stacked_is_refused(tiny):
+    with pytest.raises(pgjax.InputError, match=r"learning_rate = .* expected one value; give several as an axis"):
+        pgjax.sweep(dataclasses.replace(tiny, learning_rate=jnp.ones(3)), **PLAIN)
+
+
+def test_optuna_proposes_a_population_and_is_told_all_of_it(tiny, tmp_path, capsys):
+    """Two batches of six share the six members' program; stopped after the first, the study goes on from its file."""
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    axes = {"learning_rate": pgjax.log_uniform(1e-4, 1e38), "gamma": pgjax.choice([0.9, 0.99])}
+    storage = f"sqlite:///{tmp_path}/study.db"
+
+    def study():
+        sampler = optuna.samplers.TPESampler(seed=0)
+        return optuna.create_study(
+            storage=storage, study_name="x", direction="maximize", load_if_exists=True, sampler=sampler
+        )
+
+    pgjax.optuna_search(tiny, study(), 4, 4, metric="return_mean", progress=False, **axes)
+    study().ask()  # as a killed process leaves it
+    misses = _compile.cache_info().misses
+    found = pgjax.optuna_search(tiny, study(), 8, 4, metric="return_mean", progress=False, **axes)
+    assert _compile.cache_info().misses == misses
+    states = [trial.state.name for trial in found.trials]
+    assert len(states) == 9
+    assert states.count("FAIL") >= 2  # the one left running, and learning rates that end in NaN
+    assert {t.params["gamma"] for t in found.trials if t.params} == {0.9, 0.99}
+    done = [t for t in found.trials if t.state.name == "COMPLETE"]
+    values = [t.params["learning_rate"] for t in done], [t.params["gamma"] for t in done]
+    again = pgjax.sweep(tiny, mode="zip", learning_rate=values[0], gamma=values[1], progress=False, episodes=4)
+    np.testing.assert_allclose([t.value for t in done], again.setting_scores("return_mean")[:, 0], rtol=1e-4)
+
+
+def test_optuna_is_given_only_what_it_can_do(tiny):
+    optuna = pytest.importorskip("optuna")
+    maximising = optuna.create_study(direction="maximize")
+    with pytest.raises(pgjax.InputError, match="Optuna proposes values, expected a distribution"):
+        pgjax.optuna_search(tiny, maximising, 4, gamma=[0.9])
+    with pytest.raises(pgjax.InputError, match="needs at least one axis"):
+        pgjax.optuna_search(tiny, maximising, 4)
+    with pytest.raises(pgjax.InputError, match="num_trials = 0 is not accepted"):
+        pgjax.optuna_search(tiny, maximising, 0, gamma=pgjax.uniform(0, 1))
+    with pytest.raises(pgjax.InputError, match="the study minimises"):
+        pgjax.optuna_search(tiny, optuna.create_study(), 4, gamma=pgjax.uniform(0, 1))
