@@ -227,7 +227,8 @@ def _report_sweep(result: Any, directory: Path) -> None:
     best = result.best()
     print(
         f"settings={len(result.settings)} seeds={len(result.seeds)} members={len(result)} "
-        f"failed={int((result.failed >= 0).sum())} best_score={best.score:.2f} best_members={best.members}"
+        f"failed={int((result.failed >= 0).sum())} seconds_compile={result.seconds_compile:.2f} "
+        f"seconds_run={result.seconds_run:.2f} best_score={best.score:.2f} best_members={best.members}"
     )
 
 

@@ -51,6 +51,9 @@ class SweepResult:
     """`[members]`: points trained; fewer than there are where a search pruned a member."""
     states: list[Any]
     """Final states as NumPy; `member(i)` makes one ready to use."""
+    seconds_compile: float
+    seconds_run: float
+    """Of this process, with evaluation and checkpoints."""
 
     def __len__(self) -> int:
         return len(self.states)

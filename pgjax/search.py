@@ -54,13 +54,14 @@ class PBT:
 
     After every `every` points the worst `fraction` of a population take over the whole state of members drawn from the
     best `fraction`, and their hyperparameters, changed: each is drawn anew from its axis with probability `resample`,
-    and otherwise multiplied or divided by `factor` (a choice moves to its neighbour) within the bounds of the axis.
+    and otherwise moves one step up or down within its bounds. A step multiplies or divides a `log_uniform` by `factor`,
+    adds or subtracts `factor - 1` times the width of a `uniform`, and takes a choice to its neighbour.
     A member keeps its own random key, so copies part at once.
     """
 
     every: int = field("points of the curve between changes", default=5, accepts="[1, inf)")
     fraction: Scalar = field("of a population that is replaced", default=0.25, accepts="(0, 0.5]")
-    factor: Scalar = field("by which a hyperparameter is multiplied or divided", default=1.25, accepts="(1, inf)")
+    factor: Scalar = field("step by which a hyperparameter is changed", default=1.25, accepts="(1, inf)")
     resample: Scalar = field("probability that a hyperparameter is drawn anew", default=0.25, accepts="[0, 1]")
     metric: str = field("a curve; the higher the better", default="return_mean")
 
@@ -124,7 +125,12 @@ def _explored(pbt: PBT, axis: Distribution, key: Key, value: Float[Array, "membe
         neighbour = last - jnp.abs(last - jnp.abs(here + jnp.where(up, 1, -1)))  # at an end, the only one there is
         anew, moved = values[anew], values[jnp.clip(neighbour, 0, last)]
     else:
-        moved = jnp.clip(jnp.where(up, value * pbt.factor, value / pbt.factor), *axis.bounds)
+        low, high = axis.bounds
+        logarithmic = axis.kind == "log_uniform"
+        step = jnp.log(pbt.factor) if logarithmic else (pbt.factor - 1) * (high - low)
+        moved = jnp.log(value) if logarithmic else value
+        moved = jnp.where(up, moved + step, moved - step)
+        moved = jnp.clip(jnp.exp(moved) if logarithmic else moved, low, high)
     return jnp.where(jax.random.bernoulli(kind_key, pbt.resample, value.shape), anew, moved).astype(jnp.float32)
 
 

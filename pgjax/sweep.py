@@ -171,6 +171,7 @@ class _Sweep:
         self.failed = np.full(count, -1, np.int32)
         self.reached = np.zeros(count, int)
         self.states: list[Any] = [None] * count
+        self.began, self.seconds_compile = time.perf_counter(), 0.0
 
     def train(self) -> SweepResult:
         """Whatever is not done yet, stage by stage and batch by batch."""
@@ -217,11 +218,13 @@ class _Sweep:
             raise InputError(
                 f"metric = {plan.search.metric!r} is not known: {nearest(plan.search.metric, program.metrics)}"
             )
+        seconds = time.perf_counter() - began
+        self.seconds_compile += seconds
         batches = [members[i : i + size] for i in range(0, len(members), size)]
         self.say(
             f"{group.label}: {len(members)} members, batches x members: {len(batches)} x {size}, "
             f"devices: {program.mesh.size}, memory: {program.bytes_needed / 1e6:,.1f} MB of "
-            f"{memory_limit(mesh) / 1e6:,.0f} MB, compiled in {time.perf_counter() - began:.1f} s"
+            f"{memory_limit(mesh) / 1e6:,.0f} MB, compiled in {seconds:.1f} s"
         )
         for b, batch in enumerate(batches):
             path = self.directory and self.directory / where / f"batch-{b}"
@@ -345,6 +348,8 @@ class _Sweep:
             failed=self.failed,
             reached=self.reached,
             states=self.states,
+            seconds_compile=self.seconds_compile,
+            seconds_run=time.perf_counter() - self.began - self.seconds_compile,
         )
 
 

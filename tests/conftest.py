@@ -3,9 +3,16 @@
 import os
 import tempfile
 
-CACHE = tempfile.TemporaryDirectory()
-os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name  # read when jax is imported, here and in child processes
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Read when jax is imported: here, in the other worker and in child processes. What one has compiled all find.
+# Compiling takes most of the time of the tests, and half of it is optimisation by LLVM that only long runs repay.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    CACHE = tempfile.TemporaryDirectory()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    flags = ["--xla_force_host_platform_device_count=8"]
+    if "PGJAX_TEST_OPTIMIZED" not in os.environ:
+        flags.append("--xla_backend_optimization_level=0")
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
 
 import jax
 import jaxtyping

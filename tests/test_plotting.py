@@ -95,7 +95,19 @@ def fake_sweep(points=12, seeds=4, **axes):
     nothing = [None] * members
     scores = {"return_mean": score}
     return SweepResult(
-        axes, settings, list(range(seeds)), nothing, {"return_mean": curve}, steps, {}, scores, failed, reached, nothing
+        axes,
+        settings,
+        list(range(seeds)),
+        nothing,
+        {"return_mean": curve},
+        steps,
+        {},
+        scores,
+        failed,
+        reached,
+        nothing,
+        0.0,
+        0.0,
     )
 
 

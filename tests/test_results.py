@@ -32,6 +32,8 @@ def result():
         failed=failed,
         reached=np.full(count, points),
         states=[None] * count,
+        seconds_compile=0.0,
+        seconds_run=0.0,
     )
 
 

@@ -91,16 +91,24 @@ def test_members_and_fields_explore_independently(changed):
     assert (up[0] != up[1]).any()
 
 
-def test_factors_are_multiplied_or_divided(tiny):
+def test_steps_are_factors_shares_of_the_width_or_neighbours(tiny):
     pbt = pgjax.PBT(fraction=0.5, factor=2.0, resample=0.0)
-    members = [pgjax.axes.with_setting(tiny, {"learning_rate": 0.01}) for _ in range(40)]
-    axes = {"learning_rate": pgjax.log_uniform(1e-4, 1.0)}
+    members = [
+        pgjax.axes.with_setting(tiny, {"learning_rate": 0.01, "gae_lambda": 0.5, "gamma": 0.95}) for _ in range(40)
+    ]
+    axes = {
+        "learning_rate": pgjax.log_uniform(1e-4, 1.0),
+        "gae_lambda": pgjax.uniform(0.4, 0.6),
+        "gamma": [0.9, 0.95, 0.99],
+    }
     population = stack(members, pgjax.axes.leaves_named(tiny, axes))
     state = pgjax.algorithms.ppo.PPOState(jax.random.split(jax.random.key(0), 40), *[jnp.zeros(40)] * 6)
     after, _, source = pbt.exploit_and_explore(axes, jax.random.key(0), np.arange(40.0)[:, None], population, state)
     rates = np.round(np.asarray(after.member.learning_rate), 6)
     assert set(rates[:20]) == {np.float32(0.005), np.float32(0.02)}
     assert set(rates[20:]) == {np.float32(0.01)}
+    assert set(np.asarray(after.member.gae_lambda)[:20]) == {np.float32(0.4), np.float32(0.6)}
+    assert set(np.asarray(after.member.gamma)[:20]) == {np.float32(0.9), np.float32(0.99)}
     assert (np.asarray(source)[20:] == np.arange(20, 40)).all()
 
 
