@@ -15,6 +15,8 @@ import numpy as np
 import tyro
 from common import band, draw_band, markdown, preset_ppo, pyplot, settings_report, text_of, write_report
 
+import pgjax
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:

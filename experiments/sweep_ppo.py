@@ -14,6 +14,7 @@ import numpy as np
 import tyro
 from common import markdown, preset_ppo, settings_report, text_of, write_report
 
+import pgjax
 from pgjax.results import label
 from pgjax.statistics import Estimate
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +23,12 @@ def plot_runs(runs: list[Path], metric: str, out: Path) -> list[Path]:
     Raises:
         InputError: a directory holds no run or no rows, or the metric is not among its rows.
     """
-    plt = _pyplot()
     curves: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     labels = _labels(runs)
     for run in runs:
         curves.setdefault(labels[run], []).append(_curve(run, metric))
-    figure, axes = plt.subplots(figsize=(7, 4.2))
+    figure = _matplotlib().figure.Figure(figsize=(7, 4.2))
+    axes = figure.subplots()
     for label, members in curves.items():
         length = min(len(steps) for steps, _ in members)
         steps = members[0][0][:length]
@@ -49,7 +50,6 @@ def _save(figure: Any, out: Path) -> list[Path]:
     written = [out.with_name(out.name + ending) for ending in (".png", ".svg")]
     for path in written:
         figure.savefig(path, dpi=120)
-    _pyplot().close(figure)
     return written
 
 
@@ -98,12 +98,11 @@ def plot_sweep(result: Any, metric: str, out: Path) -> list[Path]:
     """
     if metric not in result.curves:
         raise InputError(f"metric = {metric!r} is not known: {nearest(metric, result.curves)}")
-    plt = _pyplot()
     axes = [_axis(name, [setting[name] for setting in result.settings]) for name in result.axes]
     scores = result.setting_scores("score")
     scores = np.where(np.isfinite(scores), scores, np.nan)
     width = max(7.0, 3.6 * len(axes))
-    figure = plt.figure(figsize=(width, 11 if axes else 4.2), layout="constrained")
+    figure = _matplotlib().figure.Figure(figsize=(width, 11 if axes else 4.2), layout="constrained")
     figure.suptitle(textwrap.fill(_best_text(result), int(11 * width)), fontsize=11)
     if not axes:
         _draw_curves(figure.subplots(), result, metric, None)
@@ -186,13 +185,13 @@ def _best_text(result: Any) -> str:
 
 
 def _colours(axis: _Axis, count: int) -> Any:
-    get = _pyplot().get_cmap
-    return get("viridis")(np.linspace(0, 0.9, count)) if axis.numeric else get("tab10")(np.arange(count) % 10)
+    maps = _matplotlib().colormaps
+    return maps["viridis"](np.linspace(0, 0.9, count)) if axis.numeric else maps["tab10"](np.arange(count) % 10)
 
 
 def _draw_curves(panel: Any, result: Any, metric: str, axis: _Axis | None) -> None:
     """One curve per value or bin of an axis; without an axis one of all members."""
-    curves = np.asarray(result.curves[metric], float)
+    curves = np.where(result.failed[:, None] < 0, result.curves[metric], np.nan)
     panel.set_xlabel("environment steps", fontsize=9)
     panel.xaxis.set_major_formatter(importlib.import_module("matplotlib.ticker").EngFormatter(sep=""))
     panel.grid(alpha=0.3)
@@ -271,7 +270,7 @@ def _draw_parallel(panel: Any, axes: list[_Axis], means: np.ndarray) -> None:
     """Each setting as a line through its values, to its score `[settings]`."""
     lines = np.stack([*(_unit(axis.positions, axis.log)[axis.which] for axis in axes), _unit(means, False)], axis=1)
     known = np.isfinite(means)
-    colours = _pyplot().get_cmap("viridis")(np.where(known, lines[:, -1], 0))
+    colours = _matplotlib().colormaps["viridis"](np.where(known, lines[:, -1], 0))
     unscored = {"color": "0.8", "marker": "x", "markersize": 4, "markeredgecolor": "0.4"}
     for i in np.argsort(np.where(known, means, -np.inf)):
         style = {"color": colours[i]} if known[i] else unscored
@@ -312,7 +311,8 @@ def render_episode(algorithm: Any, state: Any, key: Any, out: Path, max_steps: i
 
     from pgjax.environments.gymnax import draw
 
-    _pyplot()
+    if "matplotlib.pyplot" not in sys.modules:
+        _matplotlib().use("Agg")  # gymnax draws with pyplot, which must not look for a screen
     env = algorithm.env
     actor = algorithm.actor(state)
     key, reset_key = jax.random.split(key)
@@ -339,9 +339,10 @@ def _greedy(actor: Any, memory: Any, obs: Any, reset: Any) -> tuple[Any, Any]:
     return memory, output.distribution.mode()[0]
 
 
-def _pyplot() -> Any:
+def _matplotlib() -> Any:
+    """Without pyplot, whose figures and backend belong to the user."""
     try:
-        importlib.import_module("matplotlib").use("Agg")
+        importlib.import_module("matplotlib.figure")
     except ImportError as error:
         raise InputError("plots need matplotlib: pip install 'pgjax[plot]'") from error
-    return importlib.import_module("matplotlib.pyplot")
+    return importlib.import_module("matplotlib")

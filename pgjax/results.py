@@ -88,14 +88,17 @@ class SweepResult:
 
     @property
     def table(self) -> dict[str, np.ndarray]:
-        """One column per axis, then `seed`, `steps`, `failed`, `score` (evaluated) and `return_mean` (of training)."""
+        """One column per axis, then `seed`, `steps`, `failed`, `score` (evaluated) and `return_mean` (of training).
+
+        The last two are NaN for a member that failed or was pruned.
+        """
         which = [i // len(self.seeds) for i in range(len(self))]
         columns = {name: [self.settings[i][name] for i in which] for name in self.axes}
         return {name: _column(values) for name, values in columns.items()} | {
             "seed": np.tile(self.seeds, len(self.settings)),
             "steps": self.steps[np.arange(len(self)), self.reached - 1],
             "failed": self.failed >= 0,
-            "score": self.scores["return_mean"],
+            "score": self._values("score", 1),
             "return_mean": self._values("return_mean", 5),
         }
 

@@ -65,7 +65,7 @@ class Result(NamedTuple):
         if obs.shape not in (shape, (*obs.shape[:1], *shape)):
             raise InputError(f"predict: obs of shape {obs.shape} is not accepted: expected {shape} or {('N', *shape)}")
         action = np.asarray(_predict(self.algorithm, self.state, obs.reshape(-1, *shape), deterministic, key))
-        return action[0] if obs.shape == shape else action
+        return np.asarray(action[0]) if obs.shape == shape else action
 
     def member(self, i: int) -> "Result":
         """One member of a run with several seeds, to be evaluated or used alone."""

@@ -35,6 +35,8 @@ def interquartile_mean(*strata: Any, resamples: int = 2000) -> Estimate:
 def probability_of_improvement(better: Sequence[Any], worse: Sequence[Any], resamples: int = 2000) -> Estimate:
     """P(X > Y) + P(X = Y) / 2 for a score X of `better` and Y of `worse`, averaged over the strata they share.
 
+    It is NaN if a score is: what did not finish can be compared with nothing.
+
     Raises:
         InputError: they have different numbers of strata.
     """
@@ -50,7 +52,7 @@ def probability_of_improvement(better: Sequence[Any], worse: Sequence[Any], resa
 
 def _above(x: Any, y: Any, axis: int) -> Any:
     difference = np.expand_dims(np.moveaxis(x, axis, -1), -1) - np.expand_dims(np.moveaxis(y, axis, -1), -2)
-    return np.mean((difference > 0) + 0.5 * (difference == 0), axis=(-2, -1))
+    return np.mean(np.where(np.isnan(difference), np.nan, (difference > 0) + 0.5 * (difference == 0)), axis=(-2, -1))
 
 
 def _bootstrapped(statistic: Callable[..., Any], strata: Sequence[Any], resamples: int) -> Estimate:

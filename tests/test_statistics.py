@@ -48,6 +48,7 @@ def test_probability_of_improvement_counts_pairs_and_ties_half():
     assert np.isclose(two, (np.mean(pairs) + 1 - np.mean(pairs)) / 2)
     found = probability_of_improvement([RNG.normal(size=30) + 3], [RNG.normal(size=30)])
     assert found.low > 0.9
+    assert np.isnan(probability_of_improvement([[1.0, 2.0]], [[0.0, np.nan]]).value)
     assert found.high <= 1.0
 
 
