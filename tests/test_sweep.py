@@ -100,7 +100,7 @@ def test_the_memory_a_compiled_program_says_it_needs_decides_the_batches(tiny, n
     pgjax.sweep(tiny, **NINE)
     monkeypatch.setattr(population_module, "memory_limit", lambda mesh: 0.7 * needed[0])
     cut = pgjax.sweep(tiny, **(NINE | {"progress": True}))
-    assert "1 x 9" not in capsys.readouterr().err
+    assert "members: 1 x 9" not in capsys.readouterr().err
     assert_close(cut.curves, nine.curves)
     monkeypatch.setattr(population_module, "memory_limit", lambda mesh: 10.0)
     with pytest.raises(pgjax.InputError, match=r"not even one member .*fits: .* expected fewer environments"):
