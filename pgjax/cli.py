@@ -171,11 +171,12 @@ def _sweep(arguments: list[str]) -> None:
     from pgjax.sweep import sweep
 
     given = {name: axis(name, getattr(flags, name), typing.get_args(hint)[0]) for name, hint, _ in fields}
-    given |= env_params(flags.env_params)
+    physics = env_params(flags.env_params)
+    given |= physics
     given |= {name: value for name in ("env", "network") if len(value := getattr(flags, name).split(",")) > 1}
     axes = {name: value for name, value in given.items() if isinstance(value, list) or hasattr(value, "sample")}
     fixed = {name: value for name, value in given.items() if name not in axes}
-    params = {name: value for name, value in fixed.items() if name in env_params(flags.env_params)}
+    params = {name: value for name, value in fixed.items() if name in physics}
     algorithm = what.build(make(what.env_id, **params), fixed)
     directory = Path(flags.directory or f"runs/{what.env_id}-{what.name}-sweep-{time.strftime('%Y%m%d-%H%M%S')}")
     passed = ("mode", "num_samples", "seed", "points", "episodes", "batch_size", "devices", "checkpoint_every")

@@ -128,6 +128,11 @@ def value_label(value: Any) -> str:
     return str(getattr(value, "name", value))
 
 
+def label(setting: dict[str, Any]) -> str:
+    """A setting of a sweep as text."""
+    return ", ".join(f"{name}={value_label(value)}" for name, value in setting.items()) or "as given"
+
+
 class _Axis(NamedTuple):
     """An axis of a sweep as something to draw."""
 
@@ -179,9 +184,8 @@ def _best_text(result: Any) -> str:
     best = result.best()
     if not np.isfinite(best.score):
         return "no setting has a score from every seed"
-    setting = ", ".join(f"{name}={value_label(value)}" for name, value in best.setting.items())
     seeds = f"mean of {len(best.members)} seeds" if len(best.members) > 1 else "1 seed"
-    return f"best score {best.score:.4g} ({seeds}): {setting or 'as given'}"
+    return f"best score {best.score:.4g} ({seeds}): {label(best.setting)}"
 
 
 def _colours(axis: _Axis, count: int) -> Any:

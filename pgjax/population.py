@@ -88,7 +88,7 @@ def copies(algorithm: Any, size: int) -> Population:
     return Population(algorithm, size, (False,) * len(jax.tree.leaves(algorithm)))
 
 
-def signature(algorithm: Any) -> Any:
+def signature(algorithm: Any) -> tuple[Any, tuple[Any, ...]]:
     """Equal for algorithms that are one program with other numbers."""
     leaves, structure = jax.tree.flatten(algorithm)
     return structure, tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
@@ -211,9 +211,7 @@ def compile_batch(member: Any, stacked: tuple[bool, ...], size: int, mesh: Mesh,
     """The program of `size` members like `member`; compiled once for every batch of that shape."""
     while size % mesh.size:
         mesh = Mesh(mesh.devices[:-1], mesh.axis_names)
-    like = stack([member] * size, stacked)
-    shapes = tuple((np.shape(x), np.result_type(x)) for x in jax.tree.leaves(like))
-    return _compile(jax.tree.structure(like), shapes, mesh, episodes)
+    return _compile(*signature(stack([member] * size, stacked)), mesh, episodes)
 
 
 def fit(

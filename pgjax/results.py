@@ -12,9 +12,9 @@ import numpy as np
 from pgjax.axes import Distribution, Setting
 from pgjax.checkpoint import from_host
 from pgjax.errors import InputError, nearest
-from pgjax.plotting import plot_sweep, value_label
+from pgjax.plotting import label, plot_sweep, value_label
 from pgjax.run import Result, save_run
-from pgjax.search import curve_mean
+from pgjax.search import best_first, curve_mean
 from pgjax.statistics import Estimate, interquartile_mean, probability_of_improvement
 
 
@@ -124,9 +124,10 @@ class SweepResult:
     def ranking(self, metric: str = "score", last: int = 5) -> list[Best]:
         """All settings, best first, by their mean over seeds. One with a failed or pruned seed comes last."""
         means = self.setting_scores(metric, last).mean(axis=1)
-        order = np.argsort(-np.where(np.isnan(means), -np.inf, means), kind="stable")
         seeds = len(self.seeds)
-        return [Best(self.settings[i], float(means[i]), list(range(i * seeds, (i + 1) * seeds))) for i in order]
+        return [
+            Best(self.settings[i], float(means[i]), list(range(i * seeds, (i + 1) * seeds))) for i in best_first(means)
+        ]
 
     def best(self, metric: str = "score", last: int = 5) -> Best:
         """The setting with the highest mean over seeds."""
@@ -188,11 +189,6 @@ class SweepResult:
             raise InputError(f"metric = {metric!r} is not known: {nearest(metric, ['score', *self.curves])}")
         whole = self.reached == self.steps.shape[1]
         return np.where(whole & (self.failed < 0), values, np.nan)
-
-
-def label(setting: Setting) -> str:
-    """A setting as text."""
-    return ", ".join(f"{name}={value_label(value)}" for name, value in setting.items()) or "as given"
 
 
 def _column(values: list[Any]) -> np.ndarray:

@@ -44,8 +44,7 @@ class SuccessiveHalving:
     def survivors(self, scores: Float[np.ndarray, "settings"]) -> Int[np.ndarray, "survivors"]:
         """The best settings, in their order; one without a score counts as the worst."""
         count = -(-len(scores) // self.eta)
-        order = np.argsort(-np.where(np.isnan(scores), -np.inf, scores), kind="stable")
-        return np.sort(order[:count])
+        return np.sort(best_first(scores)[:count])
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,11 @@ def _explored(pbt: PBT, axis: Distribution, key: Key, value: Float[Array, "membe
         moved = jnp.where(up, moved + step, moved - step)
         moved = jnp.clip(jnp.exp(moved) if logarithmic else moved, low, high)
     return jnp.where(jax.random.bernoulli(kind_key, pbt.resample, value.shape), anew, moved).astype(jnp.float32)
+
+
+def best_first(scores: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """Indices from the highest score to the lowest; those without one (NaN) come last, in their order."""
+    return np.argsort(-np.where(np.isnan(scores), -np.inf, scores), kind="stable")
 
 
 def curve_mean(curve: np.ndarray, last: int) -> np.ndarray:

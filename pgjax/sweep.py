@@ -23,6 +23,7 @@ from pgjax.checkpoint import Checkpoints, from_host, to_host, versions
 from pgjax.errors import InputError, Interrupted, nearest
 from pgjax.logging import SweepDisplay, say
 from pgjax.plan import Group, Plan, arguments_from_json, check_count, check_same_sweep, make_plan
+from pgjax.plotting import label
 from pgjax.population import (
     SCORES,
     Population,
@@ -34,7 +35,7 @@ from pgjax.population import (
     memory_limit,
     stack,
 )
-from pgjax.results import SweepResult, label
+from pgjax.results import SweepResult
 from pgjax.rollout import absent_without_episodes
 from pgjax.run import kept_status, stop_signals
 from pgjax.rundir import holds_run, holds_sweep, locked, read_json, write_json
