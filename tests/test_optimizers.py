@@ -56,9 +56,9 @@ def test_clipped_gradient_keeps_its_direction():
     """Adam's first moment after one step is a tenth of the clipped gradient."""
     params, gradient = {"a": array(0.0), "b": array(0.0)}, {"a": array(4000.0), "b": array(3.0)}
     _, state = adam_step(0.01, 0.5, params, optimizers.adam(0.01, 0.5).init(params), gradient)
-    moment = optax.tree_utils.tree_get(state, "mu")
-    assert moment["a"][0] / moment["b"][0] == pytest.approx(4000 / 3, rel=1e-5)
-    assert np.hypot(moment["a"][0], moment["b"][0]) == pytest.approx(0.05, rel=1e-5)
+    a, b = optax.tree_utils.tree_get(state, "mu")  # one flat vector
+    assert a / b == pytest.approx(4000 / 3, rel=1e-5)
+    assert np.hypot(a, b) == pytest.approx(0.05, rel=1e-5)
 
 
 def test_adam_state_does_not_depend_on_the_hyperparameters():
@@ -143,6 +143,27 @@ def test_position_of_every_element_is_uniform():
     table = np.stack([np.bincount(orders[:, position], minlength=n) for position in range(n)])
     statistic = (n - 1) / n * np.sum((table - draws / n) ** 2) / (draws / n)
     assert 1e-3 < scipy.stats.chi2((n - 1) ** 2).cdf(statistic) < 1 - 1e-3
+
+
+@pytest.mark.parametrize("n", [1500, 2048])
+def test_large_shuffles_have_no_pattern(n):
+    """Of the order and its inverse: a place takes every part of the range equally, places side by side are unrelated.
+
+    Over all places, chi-square statistics have the mean of their distribution, and z-scores of correlations are normal.
+    """
+    draws, bins = 800, 16
+    keys = jax.random.split(jax.random.key(0), draws)
+    orders = np.asarray(jax.jit(jax.vmap(lambda key: optimizers.shuffled(key, n)))(keys))
+    for each in (orders, np.argsort(orders, axis=1)):
+        part = each * bins // n
+        sizes = np.bincount(np.arange(n) * bins // n)[:, None] * draws / n
+        counts = np.stack([np.sum(part == i, axis=0) for i in range(bins)])
+        chi_square = np.sum((counts - sizes) ** 2 / sizes, axis=0)
+        assert abs(chi_square.mean() - (bins - 1)) < 4.5 * np.sqrt(2 * (bins - 1) / n)
+        x = (each - (n - 1) / 2) / np.sqrt((n**2 - 1) / 12)
+        for lag in (1, 2, n // 2):
+            z = np.mean(x[:, lag:] * x[:, :-lag], axis=0) * np.sqrt(draws)
+            assert abs(z.std() - 1.0) < 4.5 / np.sqrt(2 * len(z))
 
 
 def test_minibatch_epochs_visits_every_index_once_per_epoch_in_a_new_order():
