@@ -13,7 +13,7 @@ from flax import linen, nnx
 import pgjax
 from pgjax.distributions import Categorical, DiagGaussian
 from pgjax.environments.base import Box, Discrete
-from pgjax.networks import has_memory, orthogonal
+from pgjax.networks import _Conv, has_memory, orthogonal
 
 
 class LinenTorso(linen.Module):
@@ -152,3 +152,12 @@ def test_bad_networks_are_refused():
 
     with pytest.raises(pgjax.InputError, match=r"torso 'actor' maps \(1, 3\) to \(\): expected \(1, features\)"):
         pgjax.Custom(NoFeatures()).init(jax.random.key(0), VECTOR, Discrete(2))
+
+
+@pytest.mark.parametrize(("kernel_size", "stride", "height"), [(3, 1, 10), (3, 2, 10), (4, 3, 11), (2, 2, 7)])
+def test_convolution_equals_that_of_flax(kernel_size, stride, height):
+    ours = _Conv(5, kernel_size, stride)
+    x = jax.random.normal(jax.random.key(0), (2, height, height + 1, 3))
+    params = ours.init(jax.random.key(1), x)
+    reference = linen.Conv(5, (kernel_size,) * 2, (stride,) * 2, padding="VALID")
+    np.testing.assert_allclose(ours.apply(params, x), reference.apply(params, x), rtol=1e-4, atol=1e-5)
