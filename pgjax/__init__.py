@@ -1,15 +1,18 @@
 """pgjax: a training run is a pure function, `train(algorithm, key) -> (state, metrics)`.
 
 Names are imported when they are first used, so that `import pgjax` and the command line's help load neither jax nor
-gymnax. Read the rooms in this order: errors, rundir, types, environments, distributions, networks, normalize, rollout,
-returns, losses, optimizers, algorithms, train, evaluate, population, checkpoint, logging, run, statistics, plotting,
-axes, search, plan, results, sweep, optuna_search, presets, flags, cli. Imports point upward in that list.
+gymnax. Importing it gives jax one CPU device for each core (`cores.py`). Read the rooms in this order: errors, cores,
+rundir, types, sharding, environments, distributions, networks, normalize, rollout, returns, losses, optimizers,
+algorithms, train, evaluate, population, programs, checkpoint, logging, run, statistics, plotting, axes, search, plan,
+results, sweep, optuna_search, presets, flags, cli. Imports point upward in that list.
 """
 
 import importlib
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from pgjax.cores import use_all_cores
 
 if TYPE_CHECKING:
     from pgjax.algorithms.ppo import PPO as PPO
@@ -95,3 +98,4 @@ class _Package(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+use_all_cores()

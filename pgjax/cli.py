@@ -116,10 +116,11 @@ def _train(arguments: list[str]) -> None:
             flag("seed", int, "seed of the run's random key", 0),
             flag("directory", str | None, "where to keep the run; default runs/<env>-<algorithm>-<time>", None),
             flag("seeds", int | None, "train that many members, with seed, seed + 1, ...", None),
-            flag("checkpoint_every", int | None, "iterations between checkpoints; default a tenth", None),
+            flag("checkpoint_every", int | None, "iterations between checkpoints; default a tenth, or more", None),
             flag("keep", int, "how many of the newest checkpoints to keep, beside the best", 2),
             flag("episodes", int, "episodes of each evaluation", 128),
             flag("sinks", tuple[str, ...], "where else metrics go: csv, tensorboard, wandb", ()),
+            flag("devices", int | None, "over how many devices the run may be spread; default all", None),
             cache_flag(),
             flag("network", str, f"one of: {', '.join(NETWORKS)}", what.network_name),
             *what.flags(),
@@ -134,7 +135,9 @@ def _train(arguments: list[str]) -> None:
     algorithm = what.build(make(flags.env, **env_params(flags.env_params)), vars(flags))
     directory = Path(flags.directory or f"runs/{flags.env}-{what.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     _print_config(to_config(algorithm), flags.seed)
-    kept = {name: getattr(flags, name) for name in ("seeds", "checkpoint_every", "keep", "episodes", "sinks")}
+    kept = {
+        name: getattr(flags, name) for name in ("seeds", "checkpoint_every", "keep", "episodes", "sinks", "devices")
+    }
     _report(run(algorithm, flags.seed, directory, **kept), directory)
 
 

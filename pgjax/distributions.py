@@ -2,6 +2,9 @@
 
 Leading dimensions are batch dimensions. An action is an int32 for `Categorical` and a float vector `[..., D]` for the
 others. NaN parameters give NaN log-probabilities and entropies; nothing is replaced.
+
+The randomness of an action is apart from the policy, `policy.sample_and_log_prob(policy.noise(key))`: a rollout draws
+that of all its steps at once, which costs a fraction of drawing it step by step.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -20,7 +23,17 @@ HERMITE_NODES, HERMITE_WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
 class Distribution(Protocol):
     """What rollout, losses and evaluation ask of a policy."""
 
-    def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]: ...
+    def noise(self, key: Key, times: tuple[int, ...] = ()) -> Array:
+        """The randomness of one action for each batch element, or of `times` such, as leading dimensions.
+
+        It depends on the shapes of the parameters only: `jax.eval_shape` of the policy will do.
+        """
+        ...
+
+    def sample_and_log_prob(self, noise: Any) -> tuple[Array, Array]:
+        """The action that this `noise` leads to, and its log-probability (density)."""
+        ...
+
     def log_prob(self, action: Any) -> Array: ...
     def entropy(self) -> Array: ...
     def kl(self, other: Any) -> Array: ...
@@ -32,8 +45,14 @@ class Categorical(NamedTuple):
 
     logits: Float[Array, "*batch n"]
 
-    def sample_and_log_prob(self, key: Key) -> tuple[Int[Array, "*batch"], Float[Array, "*batch"]]:
-        action = jax.random.categorical(key, self.logits).astype(jnp.int32)
+    def noise(self, key: Key, times: tuple[int, ...] = ()) -> Float[Array, "*times_and_batch"]:
+        return jax.random.uniform(key, times + self.logits.shape[:-1], self.logits.dtype)
+
+    def sample_and_log_prob(self, noise: Float[Array, "*batch"]) -> tuple[Int[Array, "*batch"], Float[Array, "*batch"]]:
+        """The first action whose cumulative probability exceeds the uniform noise (inverse transform sampling)."""
+        cumulative = jnp.cumsum(jax.nn.softmax(self.logits), axis=-1)
+        threshold = noise[..., None] * cumulative[..., -1:]
+        action = jnp.sum(cumulative <= threshold, axis=-1, dtype=jnp.int32)
         return action, self.log_prob(action)
 
     def log_prob(self, action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
@@ -58,8 +77,12 @@ class DiagGaussian(NamedTuple):
     mean: Float[Array, "*batch D"]
     log_std: Float[Array, "*batch D"]
 
-    def sample_and_log_prob(self, key: Key) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch"]]:
-        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+    def noise(self, key: Key, times: tuple[int, ...] = ()) -> Float[Array, "*times_and_batch D"]:
+        return jax.random.normal(key, times + self.mean.shape, self.mean.dtype)
+
+    def sample_and_log_prob(
+        self, noise: Float[Array, "*batch D"]
+    ) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch"]]:
         action = self.mean + jnp.exp(self.log_std) * noise
         return action, jnp.sum(-0.5 * noise**2 - self.log_std - 0.5 * LOG_2PI, axis=-1)
 
@@ -90,8 +113,13 @@ class TanhGaussian(NamedTuple):
     mean: Float[Array, "*batch D"]
     log_std: Float[Array, "*batch D"]
 
-    def sample_and_log_prob(self, key: Key) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch"]]:
-        u, log_prob = DiagGaussian(*self).sample_and_log_prob(key)
+    def noise(self, key: Key, times: tuple[int, ...] = ()) -> Float[Array, "*times_and_batch D"]:
+        return DiagGaussian(*self).noise(key, times)
+
+    def sample_and_log_prob(
+        self, noise: Float[Array, "*batch D"]
+    ) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch"]]:
+        u, log_prob = DiagGaussian(*self).sample_and_log_prob(noise)
         return jnp.tanh(u), log_prob - jnp.sum(_log_tanh_derivative(u), axis=-1)
 
     def log_prob(self, action: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
@@ -121,7 +149,12 @@ class Deterministic(NamedTuple):
 
     action: Float[Array, "*batch D"]
 
-    def sample_and_log_prob(self, key: Key) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch"]]:
+    def noise(self, key: Key, times: tuple[int, ...] = ()) -> Float[Array, "*times_and_batch"]:
+        return jnp.zeros(times + self.action.shape[:-1], self.action.dtype)
+
+    def sample_and_log_prob(
+        self, noise: Float[Array, "*batch"]
+    ) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch"]]:
         return self.action, self.log_prob(self.action)
 
     def log_prob(self, action: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:

@@ -68,7 +68,7 @@ def _evaluate(
         action_key, env_key = jax.random.split(jax.random.fold_in(key, time))
         memory, output = actor.act(memory, obs, jnp.broadcast_to(time == 0, ended.shape))
         policy = output.distribution
-        action = policy.mode() if deterministic else policy.sample_and_log_prob(action_key)[0]
+        action = policy.mode() if deterministic else policy.sample_and_log_prob(policy.noise(action_key))[0]
         after = jax.vmap(env.step)(jax.random.split(env_key, num_episodes), env_state, action)
         returns = returns + jnp.where(ended, 0.0, after.reward)
         lengths = lengths + jnp.where(ended, 0, 1)

@@ -1,5 +1,6 @@
 """Collecting experience: one scan over time of a batch of environments."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pgjax.environments.base import Environment
 from pgjax.networks import Memory, Output
+from pgjax.sharding import each_on_its_own, everywhere
 from pgjax.types import Key, Metrics
+
+BULK_BYTES = 128
+"""Environments that start an episode with at most this much draw all the starts of a rollout at once; for larger ones
+that would take more memory than it saves time."""
 
 
 class Actor(NamedTuple):
@@ -70,19 +76,25 @@ def rollout(
     Returns the state to go on from, the transitions, and statistics of the episodes that ended on the way.
     """
     num_envs = state.reset.shape[0]
-    action_key, env_key = jax.random.split(key)
-    keys = jax.random.split(action_key, num_steps), jax.random.split(env_key, (num_steps, num_envs))
+    action_key, env_key, start_key = jax.random.split(key, 3)
+    policy = jax.eval_shape(actor.act, state.memory, state.obs, state.reset)[1].distribution
+    noise = policy.noise(action_key, (num_steps,))
+    env_keys = jax.random.split(env_key, (num_steps, num_envs))
+    start_keys = jax.random.split(start_key, (num_steps, num_envs))
+    start = jax.vmap(env.reset)
+    in_bulk = _bytes(jax.eval_shape(env.reset, key)) <= BULK_BYTES
+    starts = jax.vmap(start)(start_keys) if in_bulk else start_keys
 
-    def step(state: RolloutState, keys: tuple[Key, Key]) -> tuple[RolloutState, Any]:
-        action_key, env_keys = keys
+    def step(state: RolloutState, drawn: tuple[Array, Key, Any]) -> tuple[RolloutState, Any]:
+        noise, env_keys, starts = drawn
         memory, output = actor.act(state.memory, state.obs, state.reset)
-        action, log_prob = output.distribution.sample_and_log_prob(action_key)
+        action, log_prob = output.distribution.sample_and_log_prob(noise)
         after = jax.vmap(env.step)(env_keys, state.env_state, action)
         done = after.terminated | after.truncated
         # Only a cut episode needs the value of an observation that the next step does not see.
         cut_value = jax.lax.cond(
             jnp.any(after.truncated),
-            lambda: actor.act(memory, after.next_obs, jnp.zeros_like(done))[1].value,
+            lambda: actor.act(memory, after.obs, jnp.zeros_like(done))[1].value,
             lambda: jnp.zeros_like(output.value),
         )
         episode_return = state.episode_return + after.reward
@@ -96,23 +108,38 @@ def rollout(
             terminated=after.terminated,
             truncated=after.truncated,
             next_value=cut_value,
-            reset=state.reset,
+            reset=done,  # of the step after, until all are known
+        )
+        env_state, obs = jax.tree.map(
+            lambda new, old: jnp.where(done.reshape(-1, *(1,) * (old.ndim - 1)), new, old),
+            starts if in_bulk else start(starts),
+            (after.state, after.obs),
         )
         state = RolloutState(
-            env_state=after.state,
-            obs=after.obs,
+            env_state=env_state,
+            obs=obs,
             reset=done,
             memory=memory,
             episode_return=jnp.where(done, 0.0, episode_return),
             episode_length=jnp.where(done, 0, episode_length),
         )
-        return state, (transition, (done, episode_return, episode_length))
+        return state, (transition, (episode_return, episode_length))
 
-    state, (batch, episodes) = jax.lax.scan(step, state, keys)
-    last_value = actor.act(state.memory, state.obs, state.reset)[1].value
+    collect = each_on_its_own(lambda *x: jax.lax.scan(step, *x), in_axes=(0, 1), out_axes=(0, 1))
+    after, (batch, episodes) = collect(state, (noise, env_keys, starts))
+    batch, episodes = everywhere((batch, episodes))
+    last_value = actor.act(after.memory, after.obs, after.reset)[1].value
     following = jnp.concatenate([batch.value[1:], last_value[None]])
-    batch = batch._replace(next_value=jnp.where(batch.truncated, batch.next_value, following))
-    return state, batch, _episode_metrics(*episodes)
+    metrics = _episode_metrics(batch.reset, *episodes)
+    batch = batch._replace(
+        next_value=jnp.where(batch.truncated, batch.next_value, following),
+        reset=jnp.concatenate([state.reset[None], batch.reset[:-1]]),
+    )
+    return after, batch, metrics
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _episode_metrics(

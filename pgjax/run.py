@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import json
+import math
 import signal
 import threading
 import time
@@ -20,14 +21,16 @@ import numpy as np
 from pgjax.checkpoint import Checkpoints, from_config, load_state, to_config, version_changes, versions
 from pgjax.errors import InputError, Interrupted
 from pgjax.logging import JsonLines, ProgressDisplay, Sink, check_sinks, open_sink, say
-from pgjax.population import Population, copies, scores
+from pgjax.population import copies
+from pgjax.programs import MAX_CHUNK, compile_run
 from pgjax.rollout import absent_without_episodes
 from pgjax.rundir import holds_run, locked, read_config, read_rows, write_json, write_status
-from pgjax.train import Algorithm, budget_note, train_chunk
-from pgjax.types import Key, Metrics
+from pgjax.sharding import local_devices
+from pgjax.train import Algorithm, budget_note
+from pgjax.types import Key
 
 CHUNK_SECONDS = 1.0
-MAX_CHUNK = 256
+CHECKPOINT_STEPS = 500_000
 SAME_RUN = ("algorithm", "env", "network", "hyperparameters", "seed", "seeds")
 
 
@@ -78,7 +81,7 @@ class Result(NamedTuple):
 def _predict(algorithm: Any, state: Any, obs: Any, deterministic: bool, key: Key | None) -> Any:
     start = jnp.ones(obs.shape[0], bool)
     policy = algorithm.actor(state).act((), obs, start)[1].distribution
-    action = policy.mode() if deterministic else policy.sample_and_log_prob(key)[0]
+    action = policy.mode() if deterministic else policy.sample_and_log_prob(policy.noise(key))[0]
     return jax.vmap(algorithm.env.received)(action)
 
 
@@ -92,6 +95,7 @@ def run(
     keep: int = 2,
     episodes: int = 128,
     sinks: tuple[str, ...] = (),
+    devices: int | None = None,
     progress: bool = True,
 ) -> Result:
     """Train like `pgjax.train(algorithm, jax.random.key(seed))`, showing progress and keeping the run in a directory.
@@ -102,10 +106,13 @@ def run(
 
     Args:
         seeds: train this many members with the keys of `seed`, `seed + 1`, ... as one vmapped program.
-        checkpoint_every: iterations between checkpoints, each evaluated; by default a tenth of the run.
+        checkpoint_every: iterations between checkpoints, each evaluated; by default a tenth of the run, but at least
+            500,000 environment steps, so that checkpoints do not slow training.
         keep: how many of the newest checkpoints to keep, beside the best one by evaluated return.
         episodes: episodes of each evaluation.
         sinks: what gets the metrics besides `metrics.jsonl`, of "csv", "tensorboard" and "wandb".
+        devices: over how many local devices members are spread, or the environments of a single run that is large
+            enough; by default all. Another number changes results by rounding.
 
     Raises:
         InputError: the directory holds another run, is in use, or cannot be written; or an argument is not accepted.
@@ -114,12 +121,13 @@ def run(
             checkpoint is a finite one.
         OSError: a file could not be written; what was written before stays readable.
     """
-    every = -(-algorithm.num_iterations // 10) if checkpoint_every is None else checkpoint_every
+    every = _default_interval(algorithm) if checkpoint_every is None else checkpoint_every
     sizes = {"checkpoint_every": every, "keep": keep, "episodes": episodes, "seeds": 1 if seeds is None else seeds}
     for name, value in sizes.items():
         if value < 1:
             raise InputError(f"run: {name} = {value} is not accepted: expected at least 1")
     check_sinks(sinks)
+    local_devices(devices)
     config = to_config(algorithm) | {
         "seed": seed,
         "seeds": seeds,
@@ -133,18 +141,20 @@ def run(
             raise InputError(f"run: {name} = {leaf} is not accepted: expected one value; train vmaps over several")
     jax.eval_shape(algorithm.init, jax.random.key(seed))  # a network that does not fit is refused before files appear
     if directory is None:
-        return _drive(algorithm, config, None, progress)
+        return _drive(algorithm, config, None, devices, progress)
     directory = Path(directory)
     with locked(directory) as stale:
         if stale:
             warnings.warn(f"process {stale} died while it worked on {directory}: taking over", stacklevel=2)
         config = _same_run(directory, config, progress) if holds_run(directory) else config | _identity()
         with kept_status(directory, "config.json", config):
-            return _drive(algorithm, config, directory, progress)
+            return _drive(algorithm, config, directory, devices, progress)
 
 
-def resume(directory: str | Path, total_steps: int | None = None, progress: bool = True) -> Result:
-    """Continue the run in `directory`, if asked to up to a larger `total_steps`.
+def resume(
+    directory: str | Path, total_steps: int | None = None, devices: int | None = None, progress: bool = True
+) -> Result:
+    """Continue the run in `directory`, if asked to up to a larger `total_steps`; to the same bits on equal devices.
 
     Raises:
         InputError: there is no run, its config needs code of the user's own (call `run` with the same arguments), or
@@ -156,7 +166,9 @@ def resume(directory: str | Path, total_steps: int | None = None, progress: bool
         config["hyperparameters"]["total_steps"] = total_steps
     settings = {name: config[name] for name in ("seeds", "checkpoint_every", "keep", "episodes")}
     sinks = tuple(config["sinks"])
-    return run(from_config(config), config["seed"], directory, sinks=sinks, progress=progress, **settings)
+    return run(
+        from_config(config), config["seed"], directory, sinks=sinks, devices=devices, progress=progress, **settings
+    )
 
 
 def load(directory: str | Path, which: Literal["newest", "best"] = "newest") -> Result:
@@ -184,8 +196,15 @@ def save_run(
     Raises:
         InputError: the directory holds a run already, or cannot be written.
     """
-    every = -(-algorithm.num_iterations // 10)
-    kept = {"seed": seed, "seeds": None, "checkpoint_every": every, "keep": 2, "episodes": 128, "sinks": []}
+    every = _default_interval(algorithm)
+    kept: dict[str, Any] = {
+        "seed": seed,
+        "seeds": None,
+        "checkpoint_every": every,
+        "keep": 2,
+        "episodes": 128,
+        "sinks": [],
+    }
     last = {name: rows[-1][name] for name in ("iteration", "steps")}
     with locked(directory):
         if holds_run(directory):
@@ -219,6 +238,12 @@ def kept_status(directory: Path, name: str, config: dict[str, Any]) -> Iterator[
                 write_status(directory, f"failed: {error}")
         raise
     write_status(directory, "finished")
+
+
+def _default_interval(algorithm: Any) -> int:
+    """Iterations between checkpoints."""
+    steps = max(algorithm.total_steps / 10, CHECKPOINT_STEPS)
+    return math.ceil(steps / algorithm.steps_per_iteration)
 
 
 def _identity() -> dict[str, Any]:
@@ -266,22 +291,26 @@ def _subject(algorithm: Any, config: dict[str, Any]) -> tuple[Any, Key]:
     return copies(algorithm, config["seeds"]), keys
 
 
-def _drive(algorithm: Any, config: dict[str, Any], directory: Path | None, progress: bool) -> Result:
+def _drive(
+    algorithm: Any, config: dict[str, Any], directory: Path | None, devices: int | None, progress: bool
+) -> Result:
     """Start or continue, and train to the end."""
     subject, key = _subject(algorithm, config)
     total, iteration_steps = algorithm.num_iterations, algorithm.steps_per_iteration
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(stop_signals()) if directory else []
         start = time.perf_counter()
-        files = stack.enter_context(contextlib.closing(_Files(subject, key, config, directory))) if directory else None
+        programs = compile_run(subject, config["episodes"] if directory else None, devices)
+        subject, key = jax.device_put((subject, key), (programs.algorithm_sharding, programs.sharding))
+        files = None
+        if directory:
+            scores = functools.partial(programs.scores, subject)
+            files = stack.enter_context(contextlib.closing(_Files(subject, key, config, directory, scores)))
         if files and files.rows:
-            state, rows = files.state, files.rows
+            state, rows = jax.device_put(files.state, programs.sharding), files.rows
         else:
-            state, rows = jax.jit(lambda subject, key: subject.init(key))(subject, key), []
+            state, rows = programs.init(subject, key), []
         done = done_before = rows[-1]["iteration"] if rows else 0
-        if done_before < total:
-            program = jax.jit(train_chunk, static_argnums=3, donate_argnums=1)
-            chunk = program.lower(subject, state, jnp.int32(1), MAX_CHUNK).compile()
         jax.block_until_ready(state)
         seconds_compile = time.perf_counter() - start
         sinks = files.sinks if files else []
@@ -295,7 +324,7 @@ def _drive(algorithm: Any, config: dict[str, Any], directory: Path | None, progr
         while done < total:
             size = min(size, total - done, files.until_checkpoint(done) if files else total)
             began = time.perf_counter()
-            state, metrics = chunk(subject, state, jnp.int32(size))
+            state, metrics = programs.chunk(subject, state, np.int32(size))
             rows += _rows(jax.device_get(metrics), done, size, iteration_steps)
             done += size
             seconds = time.perf_counter() - began
@@ -311,6 +340,8 @@ def _drive(algorithm: Any, config: dict[str, Any], directory: Path | None, progr
                     stopped[0].value,
                 )
         seconds_run = time.perf_counter() - start
+    if config["seeds"] is None:
+        state = jax.device_put(state, jax.local_devices()[0])  # what a user does with it, one device does
     steps_now = (total - done_before) * iteration_steps
     return Result(algorithm, state, _stacked(rows), total * iteration_steps, steps_now, seconds_compile, seconds_run)
 
@@ -318,10 +349,8 @@ def _drive(algorithm: Any, config: dict[str, Any], directory: Path | None, progr
 class _Files:
     """The run on disk while it trains: where it stood, its sinks, and its checkpoints."""
 
-    def __init__(self, subject: Any, key: Key, config: dict[str, Any], directory: Path) -> None:
-        self.every, self.iteration_steps = config["checkpoint_every"], subject.steps_per_iteration
-        scores = functools.partial(_scores, subject, episodes=config["episodes"])
-        self.scores = jax.jit(scores).lower(jax.eval_shape(lambda: subject.init(key))).compile()
+    def __init__(self, subject: Any, key: Key, config: dict[str, Any], directory: Path, scores: Any) -> None:
+        self.every, self.iteration_steps, self.scores = config["checkpoint_every"], subject.steps_per_iteration, scores
         with contextlib.ExitStack() as opened:
             self.checkpoints = opened.enter_context(
                 contextlib.closing(Checkpoints(directory / "checkpoints", config["keep"]))
@@ -364,10 +393,6 @@ class _Files:
 
     def close(self) -> None:
         self.opened.close()
-
-
-def _scores(subject: Any, state: Any, episodes: int) -> Metrics:
-    return subject.scores(state, episodes) if isinstance(subject, Population) else scores(subject, state, episodes)
 
 
 @contextlib.contextmanager

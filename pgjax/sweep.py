@@ -24,22 +24,14 @@ from pgjax.errors import InputError, Interrupted, nearest
 from pgjax.logging import SweepDisplay, say
 from pgjax.plan import Group, Plan, arguments_from_json, check_count, check_same_sweep, make_plan
 from pgjax.plotting import label
-from pgjax.population import (
-    SCORES,
-    Population,
-    Program,
-    compile_batch,
-    fit,
-    member_mesh,
-    member_of,
-    memory_limit,
-    stack,
-)
+from pgjax.population import SCORES, Population, member_of, stack
+from pgjax.programs import Program, compile_batch, fit, memory_limit
 from pgjax.results import SweepResult
 from pgjax.rollout import absent_without_episodes
 from pgjax.run import kept_status, stop_signals
 from pgjax.rundir import holds_run, holds_sweep, locked, read_json, write_json
 from pgjax.search import PBT, Search, SuccessiveHalving, curve_mean
+from pgjax.sharding import local_devices, member_mesh
 from pgjax.train import budget_note
 from pgjax.types import SWEEP_STREAM
 
@@ -118,7 +110,7 @@ def sweep(
     for name, value in kept._asdict().items():
         if value is not None:
             check_count(name, value)
-    member_mesh(devices, 1)
+    local_devices(devices)
     if progress:
         say(plan.describe())
         for note in {budget_note(a) for a in plan.algorithms}:

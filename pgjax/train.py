@@ -33,6 +33,10 @@ class Algorithm(Protocol):
 
     def actor(self, state: Any) -> Actor: ...
 
+    def divides_into(self, devices: int) -> bool:
+        """Whether an iteration can be divided over so many devices, and is large enough for that to pay."""
+        ...
+
 
 def train(algorithm: Algorithm, key: Key) -> tuple[Any, Metrics]:
     """A whole run: `init`, then `num_iterations` times `step`.

@@ -56,7 +56,7 @@ def sampled(name):
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(None, None, 0))
     def draw(p, q, key):
-        action, log_prob = p.sample_and_log_prob(key)
+        action, log_prob = p.sample_and_log_prob(p.noise(key))
         return {"action": action, "log_prob": log_prob, "p": p.log_prob(action), "q": q.log_prob(action)}
 
     half = SAMPLES // 2
@@ -114,6 +114,24 @@ def test_nan_parameters_give_nan_and_leave_the_rest_of_the_batch_alone(name):
         results = {k: there[k] for k in ("log_prob", "kl", "entropy")} | {"kl from another": back["kl"]}
         for result, x in results.items():
             np.testing.assert_array_equal(np.isnan(x), broken, err_msg=f"{result} with NaN {parameter}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_noise_of_many_times_gives_one_action_each(name):
+    """Drawn at once from nothing but the shapes of the policy; independent between times."""
+    p = repeated(examples(batch=())[name], 200)
+    noise = jax.eval_shape(lambda: p).noise(jax.random.key(0), (3,))
+    actions = jax.vmap(p.sample_and_log_prob)(noise)[0]
+    assert actions.shape == (3, *p.mode().shape)
+    assert name == "Deterministic" or not np.array_equal(actions[0], actions[1])
+
+
+def test_inverse_transform_takes_the_first_action_whose_cumulative_probability_exceeds_the_noise():
+    p = repeated(Categorical(jnp.log(array(0.0, 0.25, 0.0, 0.75, 0.0))), 5)
+    largest = 1.0 - 2.0**-24
+    action, log_prob = p.sample_and_log_prob(array(0.0, 0.2499, 0.2501, 0.9999, largest))
+    np.testing.assert_array_equal(action, [1, 1, 3, 3, 3])
+    np.testing.assert_allclose(log_prob, np.log([0.25, 0.25, 0.75, 0.75, 0.75]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -182,7 +200,8 @@ def test_masked_actions_have_no_probability_and_no_gradient():
 
     assert results_and_gradients(masked, other, jnp.int32(1))[0][2] == -INF
     assert results_and_gradients(full, masked, jnp.int32(0))[0][1] == INF
-    action, _ = repeated(masked, 1000).sample_and_log_prob(jax.random.key(0))
+    many = repeated(masked, 1000)
+    action, _ = many.sample_and_log_prob(many.noise(jax.random.key(0)))
     assert set(np.unique(action)) == {0, 2}
 
 
@@ -234,7 +253,8 @@ def test_samples_of_densities_are_differentiable_in_the_parameters():
     for cls in (DiagGaussian, TanhGaussian):
 
         def sample(mean, log_std, cls=cls):
-            action, _ = cls(mean, log_std).sample_and_log_prob(jax.random.key(3))
+            policy = cls(mean, log_std)
+            action, _ = policy.sample_and_log_prob(policy.noise(jax.random.key(3)))
             return action, action
 
         (by_mean, by_log_std), action = jax.jit(jax.jacobian(sample, (0, 1), has_aux=True))(mean, log_std)
@@ -306,7 +326,7 @@ def test_tanh_gaussian_stays_finite_where_tanh_rounds_to_one():
     @functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
     def gradients_and_results(mean, log_std):
         p = TanhGaussian(mean, log_std)
-        action, log_prob = p.sample_and_log_prob(jax.random.key(0))
+        action, log_prob = p.sample_and_log_prob(p.noise(jax.random.key(0)))
         results = (action, log_prob, p.log_prob(bound), p.log_prob(-bound), p.entropy(), p.mode())
         return sum(jnp.sum(r) for r in results), results
 
@@ -325,7 +345,7 @@ def test_tanh_gaussian_stays_finite_where_tanh_rounds_to_one():
 
 def test_deterministic_is_a_point_mass():
     p = Deterministic(array(0.5, -2.0))
-    action, log_prob = p.sample_and_log_prob(jax.random.key(0))
+    action, log_prob = p.sample_and_log_prob(p.noise(jax.random.key(0)))
     np.testing.assert_array_equal(action, p.action)
     np.testing.assert_array_equal(p.mode(), p.action)
     assert log_prob == 0.0

@@ -49,7 +49,7 @@ def test_greedy_repeats_itself_and_sampling_explores(tiny_ppo, init):
     obs = jnp.array([[1.0, 1.0]] * 64)
     policy = ppo.actor(state).act((), obs, jnp.ones(64, bool))[1].distribution
     assert len(np.unique(policy.mode())) == 1
-    assert len(np.unique(policy.sample_and_log_prob(keys[0])[0])) == 2
+    assert len(np.unique(policy.sample_and_log_prob(policy.noise(keys[0]))[0])) == 2
     greedy = [pgjax.evaluate(ppo, state, key, num_episodes=64).returns for key in (keys[0], keys[0])]
     np.testing.assert_array_equal(*greedy)
 

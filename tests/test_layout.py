@@ -11,8 +11,10 @@ import pgjax
 PACKAGE = Path(pgjax.__file__).parent
 ROOMS = [
     "errors",
+    "cores",
     "rundir",
     "types",
+    "sharding",
     "environments",
     "distributions",
     "networks",
@@ -25,6 +27,7 @@ ROOMS = [
     "train",
     "evaluate",
     "population",
+    "programs",
     "checkpoint",
     "logging",
     "run",

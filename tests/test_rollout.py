@@ -34,20 +34,35 @@ def test_next_value_is_that_of_the_true_successor(collected):
     env, network, params, start, _, _, batch, _ = collected
     assert np.array(batch.truncated).sum() == 2 * B
     assert not np.any(batch.terminated)
-    keys = jax.random.split(jax.random.split(jax.random.key(0))[1], (T, B))
+    env_key, start_key = jax.random.split(jax.random.key(0), 3)[1:]
+    keys, start_keys = jax.random.split(env_key, (T, B)), jax.random.split(start_key, (T, B))
     memory, env_state, obs, reset = start.memory, start.env_state, start.obs, start.reset
     for t in range(T):
         memory, output = network.step(params, memory, obs, reset)
         np.testing.assert_allclose(output.value, batch.value[t], rtol=1e-5)
         np.testing.assert_allclose(obs, batch.obs[t], atol=1e-6)
         after = jax.vmap(env.step)(keys[t], env_state, batch.action[t])
-        _, successor = network.step(params, memory, after.next_obs, jnp.zeros(B, bool))
+        fresh, fresh_obs = jax.vmap(env.reset)(start_keys[t])
+        _, successor = network.step(params, memory, after.obs, jnp.zeros(B, bool))
         np.testing.assert_allclose(successor.value, batch.next_value[t], rtol=1e-5)
-        _, wrong = network.step(params, memory, after.obs, jnp.zeros(B, bool))
+        _, wrong = network.step(params, memory, fresh_obs, jnp.zeros(B, bool))
         if np.all(batch.truncated[t]):
             assert not np.allclose(wrong.value, batch.next_value[t], rtol=1e-5), "valuing the reset would be wrong"
-        env_state, obs, reset = after.state, after.obs, after.terminated | after.truncated
+        reset = after.terminated | after.truncated
+        env_state = jax.tree.map(lambda new, old, ended=reset: jnp.where(ended, new, old), fresh, after.state)
+        obs = jnp.where(reset[:, None], fresh_obs, after.obs)
         np.testing.assert_array_equal(reset, batch.reset[t + 1] if t + 1 < T else reset)
+
+
+@pytest.mark.parametrize("bulk", [0, 128])
+def test_every_episode_starts_anew_and_differently(bulk, monkeypatch):
+    """Drawn at once or step by step: the observation after an end is within CartPole's range of starts, as no other."""
+    monkeypatch.setattr("pgjax.rollout.BULK_BYTES", bulk)
+    *_, batch, _ = collect(pgjax.make("CartPole-v1", max_steps_in_episode=5), pgjax.MLP(hidden=(8,)))
+    after_an_end = np.array(batch.obs)[1:][np.array(batch.truncated)[:-1]]
+    assert len(after_an_end) == 2 * B
+    assert np.all(np.abs(after_an_end) <= 0.05)
+    assert len(np.unique(after_an_end)) == after_an_end.size
 
 
 def test_log_prob_belongs_to_the_recorded_action(collected):

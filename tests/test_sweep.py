@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 import pgjax
-from pgjax.population import _compile
+from pgjax.programs import _compile
 from pgjax.rundir import status
 from pgjax.types import Scalar, field_types
 
 sweep_module = importlib.import_module("pgjax.sweep")
-population_module = importlib.import_module("pgjax.population")
+programs_module = importlib.import_module("pgjax.programs")
 
 PLAIN = {"episodes": 4, "progress": False}
 AXES = {"learning_rate": [1e-2, 3e-3, 1e-3], "gamma": [0.9, 0.99, 0.95]}
@@ -90,7 +90,7 @@ def test_spread_over_eight_devices_members_keep_their_numbers(nine, tiny):
 
 def test_the_memory_a_compiled_program_says_it_needs_decides_the_batches(tiny, nine, monkeypatch, capsys):
     needed = []
-    fit = population_module.fit
+    fit = programs_module.fit
 
     def remember(*args):
         needed.append(fit(*args)[0].bytes_needed)
@@ -98,18 +98,18 @@ def test_the_memory_a_compiled_program_says_it_needs_decides_the_batches(tiny, n
 
     monkeypatch.setattr(sweep_module, "fit", remember)
     pgjax.sweep(tiny, **NINE)
-    monkeypatch.setattr(population_module, "memory_limit", lambda mesh: 0.7 * needed[0])
+    monkeypatch.setattr(programs_module, "memory_limit", lambda mesh: 0.7 * needed[0])
     cut = pgjax.sweep(tiny, **(NINE | {"progress": True}))
     assert "members: 1 x 9" not in capsys.readouterr().err
     assert_close(cut.curves, nine.curves)
-    monkeypatch.setattr(population_module, "memory_limit", lambda mesh: 10.0)
+    monkeypatch.setattr(programs_module, "memory_limit", lambda mesh: 10.0)
     with pytest.raises(pgjax.InputError, match=r"not even one member .*fits: .* expected fewer environments"):
         pgjax.sweep(tiny, **NINE)
 
 
 def test_what_can_never_fit_is_refused_before_anything_compiles(tiny, monkeypatch):
     monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *_: pytest.fail("compiled"))
-    monkeypatch.setattr(population_module, "memory_limit", lambda mesh: 2e9)
+    monkeypatch.setattr(programs_module, "memory_limit", lambda mesh: 2e9)
     huge = dataclasses.replace(tiny, num_envs=2**17, num_steps=2**10, total_steps=2**30)
     with pytest.raises(pgjax.InputError, match=r"not even one member fits: one of its arrays takes [\d,]+ MB of 2,000"):
         pgjax.sweep(huge, gamma=[0.9, 0.99], **PLAIN)

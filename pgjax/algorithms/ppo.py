@@ -29,6 +29,7 @@ from pgjax.normalize import (
 )
 from pgjax.optimizers import adam, minibatch_epochs, scheduled
 from pgjax.rollout import Actor, RolloutState, initial_rollout, rollout
+from pgjax.sharding import SHARE_STEPS, mean_of_shares
 from pgjax.types import INIT_STREAM, TRACED, Key, Metrics, Params, Scalar, check_fields, field, pytree
 
 
@@ -121,6 +122,11 @@ class PPO:
         """Whole iterations within `total_steps`."""
         return self.total_steps // self.steps_per_iteration
 
+    def divides_into(self, devices: int) -> bool:
+        """Whether an iteration can be divided over so many devices, and is large enough for that to pay."""
+        columns, steps = (n // self.num_minibatches for n in (self.num_columns, self.steps_per_iteration))
+        return self.num_envs % devices == 0 and columns % devices == 0 and steps // devices >= SHARE_STEPS
+
     def init(self, key: Key) -> PPOState:
         params_key, env_key = jax.random.split(jax.random.fold_in(key, INIT_STREAM))
         params = self.network.init(params_key, self.env.observation_space, self.env.action_space)
@@ -197,7 +203,10 @@ class PPO:
             params, opt_state, stopped = carry
             minibatch = jax.tree.map(lambda x: x[:, columns], samples)
             start = jax.tree.map(lambda x: x[columns], memory)
-            grads, metrics = jax.grad(self.loss, has_aux=True)(params, start, minibatch)
+            if self.normalize_advantage == "minibatch":
+                minibatch = minibatch._replace(advantage=losses.normalized_advantage(minibatch.advantage))
+            gradient = mean_of_shares(jax.grad(self.loss, has_aux=True), in_axes=(None, 0, 1))
+            grads, metrics = gradient(params, start, minibatch)
             stopped |= metrics["approx_kl"] > self.target_kl
             updates, next_opt_state = optimizer.update(grads, opt_state, params)
             made = (optax.apply_updates(params, updates), next_opt_state)
@@ -219,16 +228,13 @@ class PPO:
         _, output = self.network.unroll(params, memory, minibatch.obs, minibatch.reset)
         log_ratio = output.distribution.log_prob(minibatch.action) - minibatch.log_prob
         ratio = jnp.exp(log_ratio)
-        advantage = minibatch.advantage
-        if self.normalize_advantage == "minibatch":
-            advantage = losses.normalized_advantage(advantage)
         if self.clip_value:
             value_losses = losses.clipped_value_loss(
                 output.value, minibatch.value, minibatch.value_target, self.clip_eps
             )
         else:
             value_losses = losses.value_loss(output.value, minibatch.value_target)
-        policy_loss = jnp.mean(losses.ppo_clip(ratio, advantage, self.clip_eps))
+        policy_loss = jnp.mean(losses.ppo_clip(ratio, minibatch.advantage, self.clip_eps))
         value_loss = jnp.mean(value_losses)
         entropy = jnp.mean(output.distribution.entropy())
         metrics = {

@@ -29,20 +29,18 @@ Space: TypeAlias = Discrete | Box
 
 
 class TimeStep(NamedTuple):
-    """What one step gives. After `terminated | truncated` the environment has already reset itself."""
+    """What one step gives. Nothing has been reset: who steps starts a new episode after `terminated | truncated`."""
 
     state: Any
-    """The state to step from next."""
+    """The state to step from next; meaningless where the episode ended."""
     obs: jax.Array
-    """The observation to act on next: the first one of a new episode if this one ended."""
+    """The observation of the successor."""
     reward: jax.Array
     """float32 scalar."""
     terminated: jax.Array
     """bool scalar: the successor is absorbing, its value is zero."""
     truncated: jax.Array
     """bool scalar: a time limit cut the episode; the successor has a value."""
-    next_obs: jax.Array
-    """The true successor observation, before any reset."""
 
 
 @runtime_checkable
@@ -66,7 +64,7 @@ class Environment(Protocol):
         ...
 
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
-        """One transition, and the reset if it ends the episode. Any real action is accepted and brought into bounds."""
+        """One transition. Any real action is accepted and brought into bounds."""
         ...
 
     def received(self, action: jax.Array) -> jax.Array:

@@ -62,15 +62,19 @@ class GymnaxEnvironment:
         return jax.tree.map(_strong, state), self._observation(obs)
 
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
-        params = _consistent(self.id, self.params)
-        obs, state, reward, terminated, truncated, info = self.env.step(key, state, self.received(action), params)
+        params, action = _consistent(self.id, self.params), self.received(action)
+        if _steps_like_gymnax(self.env):  # without the reset that gymnax's own `step` computes every time
+            obs, state, reward, terminated, _ = self.env.step_env(key, state, action, params)
+            truncated = self.env.is_truncated(state, params)
+        else:
+            _, state, reward, terminated, truncated, info = self.env.step(key, state, action, params)
+            obs = info["final_observation"]
         return TimeStep(
             state=jax.tree.map(_strong, state),
             obs=self._observation(obs),
             reward=jnp.asarray(reward, jnp.float32).reshape(()),
             terminated=jnp.asarray(terminated, bool).reshape(()),
             truncated=jnp.asarray(truncated, bool).reshape(()),
-            next_obs=self._observation(info["final_observation"]),
         )
 
     def _observation(self, obs: Any) -> jax.Array:
@@ -125,6 +129,11 @@ def make(env: Any, **options: Any) -> GymnaxEnvironment:
             action_space=_action_space(name, env.action_space(params)),
         )
     )
+
+
+def _steps_like_gymnax(env: Any) -> bool:
+    """Whether `step` is the one that all gymnax environments inherit: `step_env`, `is_truncated`, reset."""
+    return getattr(type(env), "step", None) is _import_gymnax().environments.environment.Environment.step
 
 
 def _consistent(env_id: str | None, params: Any) -> Any:

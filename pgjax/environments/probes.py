@@ -39,10 +39,8 @@ class ConstantReward:
 
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
         time = state.time + 1
-        truncated = time >= self.time_limit
-        state = ProbeState(state.cue, jnp.where(truncated, 0, time))
-        obs = jnp.ones((1,))
-        return TimeStep(state, obs, jnp.float32(1.0), jnp.bool_(False), truncated, obs)
+        state = ProbeState(state.cue, time)
+        return TimeStep(state, jnp.ones((1,)), jnp.float32(1.0), jnp.bool_(False), time >= self.time_limit)
 
     def received(self, action: jax.Array) -> jax.Array:
         return action
@@ -61,11 +59,8 @@ class DelayedReward:
 
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
         last = state.time == 1
-        time = jnp.where(last, 0, 1)
-        obs = jnp.full((1,), time, jnp.float32)
-        return TimeStep(
-            ProbeState(state.cue, time), obs, last.astype(jnp.float32), last, jnp.zeros_like(last), jnp.ones((1,))
-        )
+        after = ProbeState(state.cue, state.time + 1)
+        return TimeStep(after, jnp.ones((1,)), last.astype(jnp.float32), last, jnp.zeros_like(last))
 
     def received(self, action: jax.Array) -> jax.Array:
         return action
@@ -104,15 +99,12 @@ class Recall:
         else:
             reward = (action == state.cue).astype(jnp.float32)
         after = ProbeState(state.cue, state.time + 1)
-        fresh, fresh_obs = self.reset(key)
-        next_obs = self._observe(after)
         return TimeStep(
-            state=jax.tree.map(lambda new, old: jnp.where(asked, new, old), fresh, after),
-            obs=jnp.where(asked, fresh_obs, next_obs),
+            state=after,
+            obs=self._observe(after),
             reward=jnp.where(asked, reward, 0.0),
             terminated=asked,
             truncated=jnp.zeros_like(asked),
-            next_obs=next_obs,
         )
 
     def received(self, action: jax.Array) -> jax.Array:

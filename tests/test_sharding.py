@@ -1,0 +1,97 @@
+"""Devices: a divided run is the undivided one, members are spread, and the cores of a CPU become devices."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import pgjax
+from pgjax.population import copies
+from pgjax.programs import compile_run
+
+
+def assert_close(tree, other):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-3), tree, other)
+
+
+def trained(subject, key, devices):
+    """How many devices it used, and state, metrics and scores after three iterations by the programs of a run."""
+    programs = compile_run(subject, 4, devices)
+    subject, key = jax.device_put((subject, key), (programs.algorithm_sharding, programs.sharding))
+    state, metrics = programs.chunk(subject, programs.init(subject, key), np.int32(3))
+    found = (state._replace(key=jax.random.key_data(state.key)), metrics, programs.scores(subject, state))
+    return programs.sharding.mesh.size, jax.device_get(found)
+
+
+@pytest.mark.parametrize("network", [pgjax.MLP(hidden=(8,)), pgjax.GRU(hidden=(8,), memory_size=4)], ids=["mlp", "gru"])
+def test_a_run_divided_over_devices_is_the_undivided_one(network, tiny_ppo, monkeypatch):
+    """Episodes end, are cut and start anew on each device by itself; normalisers and clipping see all environments."""
+    monkeypatch.setattr("pgjax.algorithms.ppo.SHARE_STEPS", 16)
+    env = pgjax.make("CartPole-v1", max_steps_in_episode=12)
+    sizes = {"num_envs": 16, "total_steps": 3 * 16 * 8, "max_grad_norm": 0.1}
+    ppo = tiny_ppo(env, network, normalize_obs=True, normalize_reward=True, **sizes)
+    assert [n for n in range(1, 9) if ppo.divides_into(n)] == [1, 2, 4]
+    used, divided = trained(ppo, jax.random.key(0), 5)
+    assert used == 4
+    used, alone = trained(ppo, jax.random.key(0), 1)
+    assert used == 1
+    assert_close(divided, alone)
+    assert np.sum(alone[1]["episodes"]) > 16
+
+
+def test_a_small_run_is_not_divided(tiny):
+    assert [n for n in range(1, 9) if tiny.divides_into(n)] == []
+    assert compile_run(tiny, None).sharding.mesh.size == 1
+
+
+def test_members_of_a_run_are_spread_and_trained_a_few_at_a_time(tiny, monkeypatch):
+    """Six members on three devices; the two of each device at once, or one after the other."""
+    subject, keys = copies(tiny, 6), jax.random.split(jax.random.key(0), 6)
+    used, spread = trained(subject, keys, 4)
+    assert used == 3
+    monkeypatch.setattr("pgjax.population.STEPS_AT_ONCE", 2 * tiny.steps_per_iteration)
+    used, in_pairs = trained(subject, keys, 1)
+    assert used == 1
+    assert_close(spread, in_pairs)
+    for i in (0, 5):
+        _, alone = trained(tiny, keys[i], 1)
+        assert_close(jax.tree.map(lambda x, i=i: x[i], (in_pairs[0], in_pairs[2])), (alone[0], alone[2]))
+        assert_close({name: x[:, i] for name, x in in_pairs[1].items()}, alone[1])
+
+
+def test_a_number_of_devices_that_there_is_not_is_refused(tiny):
+    with pytest.raises(pgjax.InputError, match="devices = 9 is not accepted: expected from 1 to the 8 there are"):
+        pgjax.run(tiny, devices=9)
+
+
+def in_a_new_process(code, **variables):
+    kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=kept | variables, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize("first", ["pgjax, jax", "jax, pgjax"])
+def test_every_core_of_a_cpu_becomes_a_device(first):
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = f"import {first}; print(jax.local_device_count())"
+    assert in_a_new_process(count).stdout == f"{cores}\n"
+    assert in_a_new_process(count, PGJAX_CPU_DEVICES="3").stdout == "3\n"
+    assert in_a_new_process(count, PGJAX_CPU_DEVICES="3", JAX_NUM_CPU_DEVICES="2").stdout == "2\n"
+    assert in_a_new_process(count, XLA_FLAGS="--xla_force_host_platform_device_count=5").stdout == "5\n"
+
+
+def test_it_is_said_once_that_jax_was_running_before():
+    code = "import jax; jax.devices(); import pgjax; pgjax.make('CartPole-v1'); print(jax.local_device_count())"
+    done = in_a_new_process(code, PGJAX_CPU_DEVICES="3")
+    assert done.stdout == "1\n"
+    assert done.stderr.count("jax was running before pgjax was imported with 1 CPU device for 3 cores") == 1
+    assert "UserWarning" not in in_a_new_process(code, PGJAX_CPU_DEVICES="1").stderr
+
+
+def test_an_unusable_number_of_cores_is_refused():
+    done = in_a_new_process("import pgjax", PGJAX_CPU_DEVICES="many")
+    assert "PGJAX_CPU_DEVICES = 'many' is not accepted: expected a number of devices, 1 or more" in done.stderr
