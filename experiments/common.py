@@ -93,11 +93,11 @@ def write_report(out: Path, table: str, algorithm: Any, figures: dict[str, Any])
     } | figures
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.md").write_text(table)
-    (out / f"{name}.json").write_text(_dumps(report) + "\n")
+    (out / f"{name}.json").write_text(dumps(report) + "\n")
     print(table)
 
 
-def _dumps(report: dict[str, Any]) -> str:
+def dumps(report: dict[str, Any]) -> str:
     """JSON with each list of numbers on one line."""
     text = json.dumps(_plain(report), indent=1, allow_nan=False)
     return re.sub(

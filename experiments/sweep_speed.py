@@ -1,7 +1,7 @@
 """What one program for a whole population saves, against one run after another and one process per run.
 
     python experiments/sweep_speed.py
-    python experiments/sweep_speed.py --devices 2      # the sweep's members over two host devices
+    python experiments/sweep_speed.py --devices 1      # the sweep's members on one core
 
 First 64 members (8 learning rates x 8 seeds of PPO on CartPole), trained and evaluated in three ways, each timed as
 whole processes that find their programs in a warm compilation cache: `sweep` is one `pgjax.sweep`; `solo` one process
@@ -48,7 +48,7 @@ class Options:
         *(2**k for k in range(9)),
     )
     growth_steps: Annotated[int, tyro.conf.arg(help="environment steps of a member in the second part")] = 65_536
-    devices: Annotated[int, tyro.conf.arg(help="host devices that a sweep is spread over")] = 1
+    devices: Annotated[int, tyro.conf.arg(help="host devices that a sweep is spread over")] = CORES
     out: Annotated[Path, tyro.conf.arg(help="directory of the results")] = Path("experiments/results")
 
 
@@ -108,16 +108,14 @@ def child(function: str, *arguments: Any, cache: str, devices: int = 1) -> dict[
         "JAX_COMPILATION_CACHE_DIR": cache,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # processes may share an accelerator
+        "PGJAX_CPU_DEVICES": str(devices),
         "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
     }
-    if devices > 1:
-        flags = [os.environ.get("XLA_FLAGS", ""), f"--xla_force_host_platform_device_count={devices}"]
-        settings["XLA_FLAGS"] = " ".join(flags).strip()
     code = f"import json, sys, sweep_speed; print(json.dumps(sweep_speed.{function}(*json.loads(sys.argv[1]))))"
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(arguments)],
-        env=os.environ | settings,
+        env={name: x for name, x in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"} | settings,
         stdout=subprocess.PIPE,
         text=True,
         check=True,
