@@ -115,7 +115,7 @@ def child(function: str, *arguments: Any, cache: str, devices: int = 1) -> dict[
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(arguments)],
-        env={name: x for name, x in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"} | settings,
+        env=os.environ | settings,
         stdout=subprocess.PIPE,
         text=True,
         check=True,

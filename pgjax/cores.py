@@ -8,15 +8,16 @@ from pgjax.errors import InputError
 
 
 def use_all_cores() -> None:
-    """Let jax have one CPU device for each core, or as many as the environment variable `PGJAX_CPU_DEVICES` says.
+    """Let jax have as many CPU devices as the environment variable `PGJAX_CPU_DEVICES` says, by default one per core.
 
-    Nothing is changed if the number of devices has been chosen already, by `JAX_NUM_CPU_DEVICES` or in `XLA_FLAGS`. If
-    jax is running, it is too late: a `UserWarning` says so, and everything runs on the devices that there are.
+    Without that variable a number chosen for jax itself stands, in `JAX_NUM_CPU_DEVICES` or `XLA_FLAGS`. If jax is
+    running, it is too late: a `UserWarning` says so, and everything runs on the devices that there are.
 
     Raises:
         InputError: `PGJAX_CPU_DEVICES` is not a positive number.
     """
-    if "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    chosen = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if chosen and "PGJAX_CPU_DEVICES" not in os.environ:
         return
     devices = _wanted()
     if "jax" not in sys.modules:

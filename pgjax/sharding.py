@@ -17,7 +17,7 @@ from pgjax.errors import InputError
 
 ENVS = "envs"
 MEMBERS = PartitionSpec("members")
-SHARE_STEPS = 512
+SHARE_STEPS = 128
 """Dividing a run pays where each device has this many environment steps of every minibatch."""
 
 

@@ -67,6 +67,25 @@ def test_termination_and_truncation_stay_apart():
     assert (bool(after.terminated), bool(after.truncated)) == (True, False)
 
 
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "MountainCar-v0", "DeepSea-bsuite"])
+def test_a_step_is_that_of_gymnax_without_its_reset(env_id):
+    """Step by step to the end of an episode; DeepSea has a `step` of its own."""
+    env = pgjax.make(env_id)
+    ours, theirs = jax.jit(env.step), jax.jit(lambda *args: env.env.step(*args, env.params))
+    state, _ = env.reset(jax.random.key(0))
+    for t in range(300):
+        key, action = jax.random.key(t), jnp.int32(t % 2)
+        after = ours(key, state, action)
+        obs, _, reward, terminated, truncated, info = theirs(key, state, action)
+        np.testing.assert_allclose(after.obs, info["final_observation"], rtol=1e-6)
+        assert (after.reward, after.terminated, after.truncated) == (reward, terminated, truncated)
+        if terminated | truncated:
+            assert not np.array_equal(obs, after.obs)
+            break
+        state = after.state
+    assert terminated | truncated
+
+
 class Recorder:
     """A gymnax-style environment that shows the action it was given."""
 

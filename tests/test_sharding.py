@@ -80,7 +80,8 @@ def test_every_core_of_a_cpu_becomes_a_device(first):
     count = f"import {first}; print(jax.local_device_count())"
     assert in_a_new_process(count).stdout == f"{cores}\n"
     assert in_a_new_process(count, PGJAX_CPU_DEVICES="3").stdout == "3\n"
-    assert in_a_new_process(count, PGJAX_CPU_DEVICES="3", JAX_NUM_CPU_DEVICES="2").stdout == "2\n"
+    assert in_a_new_process(count, JAX_NUM_CPU_DEVICES="7").stdout == "7\n"
+    assert in_a_new_process(count, PGJAX_CPU_DEVICES="3", JAX_NUM_CPU_DEVICES="7").stdout == "3\n"
     assert in_a_new_process(count, XLA_FLAGS="--xla_force_host_platform_device_count=5").stdout == "5\n"
 
 
