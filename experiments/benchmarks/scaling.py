@@ -114,7 +114,7 @@ def plot(found: dict[str, list[dict[str, Any]]], out: Path) -> None:
             above.legend()
         above.set(title=series, ylabel="env steps per second")
         above.set_ylim(0)
-        compiling = below.plot(sizes, [x["seconds_trace"] + x["seconds_compile"] for x in points], "s-")
+        compiling = below.plot(sizes, [x["seconds_compile"] for x in points], "s-")
         memory = below.twinx()
         memory.set_yscale("log")
         needed = memory.plot(sizes, [x["program_bytes"] / 1e6 for x in points], "^-", color="tab:red")
