@@ -28,8 +28,9 @@ import tyro
 from common import markdown, preset_ppo, pyplot, write_report
 
 import pgjax
+from pgjax.cores import count_cores
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = count_cores()
 WAYS = {
     "sweep": "one sweep",
     "solo": "one run after another, one program",

@@ -36,10 +36,15 @@ def use_all_cores() -> None:
             )
 
 
+def count_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _wanted() -> int:
     given = os.environ.get("PGJAX_CPU_DEVICES")
     if given is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return count_cores()
     if not given.isdecimal() or int(given) < 1:
         raise InputError(f"PGJAX_CPU_DEVICES = {given!r} is not accepted: expected a number of devices, 1 or more")
     return int(given)

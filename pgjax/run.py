@@ -105,7 +105,7 @@ def run(
     the chunk, save, and raise `Interrupted`; a second one ends the process at once.
 
     Args:
-        seeds: train this many members with the keys of `seed`, `seed + 1`, ... as one vmapped program.
+        seeds: train this many members with the keys of `seed`, `seed + 1`, ... as one program.
         checkpoint_every: iterations between checkpoints, each evaluated; by default a tenth of the run, but at least
             500,000 environment steps, so that checkpoints do not slow training.
         keep: how many of the newest checkpoints to keep, beside the best one by evaluated return.

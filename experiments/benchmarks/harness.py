@@ -21,10 +21,11 @@ from common import pyplot as pyplot
 from common import write_report
 
 from pgjax.checkpoint import from_config, to_config
+from pgjax.cores import count_cores
 from pgjax.population import copies
 from pgjax.programs import compile_run
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = count_cores()
 RESULTS = Path("experiments/results/benchmarks")
 STEPS_PER_CALL = 16_384
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024

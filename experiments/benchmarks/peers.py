@@ -39,8 +39,10 @@ import tyro
 sys.path.append(str(Path(__file__).parents[1]))
 from common import markdown, preset_ppo, pyplot, write_report
 
+from pgjax.cores import count_cores
+
 HERE = Path(__file__).with_suffix("")
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = count_cores()
 
 REQUIREMENTS = {
     "rejax": ["rejax", "gymnax<1"],
