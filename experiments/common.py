@@ -13,17 +13,23 @@ import numpy as np
 from scipy import stats
 
 import pgjax
+from pgjax.algorithms import algorithm_class
 from pgjax.checkpoint import to_config, versions
+from pgjax.networks import make_network
 from pgjax.presets import preset
 from pgjax.statistics import Estimate
 
 
-def preset_ppo(env_id: str, **changes: Any) -> pgjax.PPO:
-    """PPO as the command line would make it, with some fields changed."""
-    fields = preset("ppo", env_id)
+def preset_algorithm(name: str, env_id: str, **changes: Any) -> Any:
+    """An algorithm as the command line would make it, with some fields changed."""
+    fields = preset(name, env_id)
     if "network" in fields:
-        raise SystemExit(f"{env_id}: expected an environment whose preset keeps the default network")
-    return pgjax.PPO(pgjax.make(env_id), **(fields | changes))
+        fields["network"] = make_network(**fields["network"])
+    return algorithm_class(name)(pgjax.make(env_id), **(fields | changes))
+
+
+def preset_ppo(env_id: str, **changes: Any) -> pgjax.PPO:
+    return preset_algorithm("ppo", env_id, **changes)
 
 
 class Band(NamedTuple):

@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 from pgjax.cores import use_all_cores
 
 if TYPE_CHECKING:
+    from pgjax.algorithms.a2c import A2C as A2C
+    from pgjax.algorithms.npg import NPG as NPG
     from pgjax.algorithms.ppo import PPO as PPO
+    from pgjax.algorithms.reinforce import REINFORCE as REINFORCE
+    from pgjax.algorithms.trpo import TRPO as TRPO
+    from pgjax.algorithms.vpg import VPG as VPG
     from pgjax.axes import choice as choice
     from pgjax.axes import integers as integers
     from pgjax.axes import log_uniform as log_uniform
@@ -53,6 +58,11 @@ _EXPORTS = {
     "CNN": "networks",
     "GRU": "networks",
     "Custom": "networks",
+    "REINFORCE": "algorithms.reinforce",
+    "VPG": "algorithms.vpg",
+    "A2C": "algorithms.a2c",
+    "NPG": "algorithms.npg",
+    "TRPO": "algorithms.trpo",
     "PPO": "algorithms.ppo",
     "train": "train",
     "evaluate": "evaluate",

@@ -1,7 +1,7 @@
 """Losses, one function per published equation. Each returns one number per sample, to be averaged over real steps."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from pgjax.types import Scalar
 
@@ -13,10 +13,19 @@ def policy_gradient(log_prob: Samples, advantage: Samples) -> Samples:
     return -log_prob * advantage
 
 
+def surrogate(ratio: Samples, advantage: Samples) -> Samples:
+    """-ratio A, the importance-weighted objective of conservative policy iteration (Kakade & Langford, 2002;
+    Schulman et al., 2017, eq. 6).
+
+    `ratio` is pi(a|s) / pi_old(a|s); at ratio 1 its gradient is that of `policy_gradient`.
+    """
+    return -ratio * advantage
+
+
 def ppo_clip(ratio: Samples, advantage: Samples, clip_eps: Scalar) -> Samples:
     """-min(ratio A, clip(ratio, 1 - eps, 1 + eps) A) (Schulman et al., 2017, eq. 7).
 
-    `ratio` is pi(a|s) / pi_old(a|s). The minimum is a pessimistic bound: the gradient vanishes only where moving
+    The minimum is a pessimistic bound: the gradient vanishes only where moving
     further would profit from leaving the clip range.
     """
     clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
@@ -25,7 +34,16 @@ def ppo_clip(ratio: Samples, advantage: Samples, clip_eps: Scalar) -> Samples:
 
 def kl_penalty(ratio: Samples, advantage: Samples, kl: Samples, beta: Scalar) -> Samples:
     """-(ratio A - beta KL[pi_old, pi]) (Schulman et al., 2017, eq. 8)."""
-    return beta * kl - ratio * advantage
+    return surrogate(ratio, advantage) + beta * kl
+
+
+def adapted_kl_coef(beta: Scalar, kl: Scalar, target: Scalar) -> Float[Array, ""]:
+    """beta halved where the KL of an iteration fell below target / 1.5, doubled where it exceeded 1.5 target.
+
+    Schulman et al. (2017), section 4. An infinite target leaves beta as it is.
+    """
+    factor = jnp.where(kl < target / 1.5, 0.5, jnp.where(kl > target * 1.5, 2.0, 1.0))
+    return beta * jnp.where(jnp.isinf(target), 1.0, factor)
 
 
 def value_loss(value: Samples, value_target: Samples) -> Samples:
@@ -60,9 +78,12 @@ def kl_k3(log_ratio: Samples) -> Samples:
     return jnp.expm1(log_ratio) - log_ratio
 
 
-def normalized_advantage(advantage: Samples, epsilon: float = 1e-8) -> Samples:
-    """(A - mean A) / (std A + epsilon) over all samples given."""
-    return (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + epsilon)
+def normalized_advantage(
+    advantage: Samples, counted: Bool[Array, "*samples"] | None = None, epsilon: float = 1e-8
+) -> Samples:
+    """(A - mean A) / (std A + epsilon) over all samples given, or those that are `counted`."""
+    mean, std = jnp.mean(advantage, where=counted), jnp.std(advantage, where=counted)
+    return (advantage - mean) / (std + epsilon)
 
 
 def explained_variance(value: Samples, value_target: Samples) -> Float[Array, ""]:

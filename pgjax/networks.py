@@ -3,8 +3,8 @@
 A network is a small frozen, hashable object: it selects the program and holds no arrays. Its parameters are a dict:
 
 - `"shared"`, or `"actor"` and `"critic"`: the torsos, flax parameters that turn observations into features;
-- `"policy"`: a linear head. With a `"log_std"` beside it (state-independent, shaped like the action) the policy is
-  a `DiagGaussian`, without a `Categorical`;
+- `"policy"`: a linear head. With a `"log_std"` the policy is a `DiagGaussian` (a `TanhGaussian` if the network
+  squashes), without a `Categorical`. `log_std` is a parameter shaped like the action, or a linear head of its own;
 - `"value"`: a linear head with one output.
 
 Law, tested for every network: `unroll` over `[T, B, ...]` equals a scan of `step` over time, resets included. A network
@@ -12,6 +12,7 @@ that remembers keeps one array of shape `[B, ...]` per torso; one that does not 
 """
 
 import math
+from dataclasses import KW_ONLY
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -19,13 +20,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from pgjax.distributions import Categorical, DiagGaussian, Distribution
+from pgjax.distributions import Categorical, DiagGaussian, Distribution, TanhGaussian
 from pgjax.environments.base import Box, Discrete, Space
 from pgjax.errors import InputError
 from pgjax.types import Key, Params, check_fields, field, pytree
 
 Memory: TypeAlias = Any
 Activation: TypeAlias = Literal["tanh", "relu", "gelu", "silu", "elu"]
+LOG_STD_BOUNDS = (-20.0, 2.0)
+"""Of a standard deviation that depends on the state (Haarnoja et al., 2018)."""
 
 
 class Output(NamedTuple):
@@ -75,17 +78,23 @@ def orthogonal(gain: float) -> Any:
     return init
 
 
+def _initializer(orthogonal_init: bool, gain: float) -> Any:
+    return orthogonal(gain) if orthogonal_init else nn.initializers.lecun_normal()
+
+
 class _DenseTorso(nn.Module):
-    """[N, *obs] -> [N, hidden[-1]]: flatten, then layers with orthogonal weights of gain sqrt(2)."""
+    """[N, *obs] -> [N, hidden[-1]]: flatten, then layers with, if orthogonal, weights of gain sqrt(2)."""
 
     hidden: tuple[int, ...]
     activation: str
+    orthogonal_init: bool
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         x = x.reshape(x.shape[0], -1)
         for width in self.hidden:
-            x = getattr(nn, self.activation)(nn.Dense(width, kernel_init=orthogonal(math.sqrt(2)))(x))
+            kernel_init = _initializer(self.orthogonal_init, math.sqrt(2))
+            x = getattr(nn, self.activation)(nn.Dense(width, kernel_init=kernel_init)(x))
         return x
 
 
@@ -98,11 +107,12 @@ class _Conv(nn.Module):
     width: int
     kernel_size: int
     stride: int
+    orthogonal_init: bool
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         k, C = self.kernel_size, x.shape[-1]
-        kernel = self.param("kernel", orthogonal(math.sqrt(2)), (k, k, C, self.width))
+        kernel = self.param("kernel", _initializer(self.orthogonal_init, math.sqrt(2)), (k, k, C, self.width))
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
         rows, columns = ((size - k) // self.stride * self.stride + 1 for size in x.shape[1:3])
         shifted = [x[:, i : i + rows : self.stride, j : j + columns : self.stride] for i in range(k) for j in range(k)]
@@ -117,18 +127,32 @@ class _ConvTorso(nn.Module):
     stride: int
     hidden: tuple[int, ...]
     activation: str
+    orthogonal_init: bool
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for width in self.channels:
-            x = getattr(nn, self.activation)(_Conv(width, self.kernel_size, self.stride)(x))
-        return _DenseTorso(self.hidden, self.activation)(x)
+            x = getattr(nn, self.activation)(_Conv(width, self.kernel_size, self.stride, self.orthogonal_init)(x))
+        return _DenseTorso(self.hidden, self.activation, self.orthogonal_init)(x)
 
 
-class _Memoryless:
+@pytree
+class _Heads:
+    """The fields that all our networks have: declarations without behaviour."""
+
+    _: KW_ONLY
+    shared_torso: bool = field("one torso for policy and value instead of one each", default=False)
+    state_dependent_std: bool = field(
+        "a Gaussian policy's standard deviation comes from the features instead of being a parameter", default=False
+    )
+    squash: bool = field("a Gaussian policy's actions pass through tanh, into (-1, 1)", default=False)
+    orthogonal_init: bool = field(
+        "orthogonal weights, small ones (0.01) in the policy head; otherwise Lecun's normal ones", default=True
+    )
+
+
+class _Memoryless(_Heads):
     """The four methods for a torso `[N, *obs] -> [N, F]` without memory."""
-
-    shared_torso: bool
 
     def _torso(self) -> Any:
         raise NotImplementedError
@@ -145,13 +169,13 @@ class _Memoryless:
             if len(shape.shape) != 2 or shape.shape[0] != 1:
                 raise InputError(f"torso {name!r} maps {example.shape} to {shape.shape}: expected (1, features)")
         width = next(iter(features.values())).shape[-1]
-        return torsos | _init_heads(head_key, width, action_space)
+        return torsos | _init_heads(self, head_key, width, action_space)
 
     def initial_memory(self, batch: int) -> Memory:
         return ()
 
     def step(self, params: Params, memory: Memory, obs: Array, reset: Array) -> tuple[Memory, Output]:
-        return (), _heads(params, lambda name: self._torso().apply(params[name], obs))
+        return (), _heads(self, params, lambda name: self._torso().apply(params[name], obs))
 
     def unroll(self, params: Params, memory: Memory, obs: Array, reset: Array) -> tuple[Memory, Output]:
         T, B = obs.shape[:2]
@@ -165,13 +189,12 @@ class MLP(_Memoryless):
 
     hidden: tuple[int, ...] = field("widths of the hidden layers", default=(64, 64), accepts="[1, inf)")
     activation: Activation = field("nonlinearity after each hidden layer", default="tanh")
-    shared_torso: bool = field("one torso for policy and value instead of one each", default=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def _torso(self) -> Any:
-        return _DenseTorso(self.hidden, self.activation)
+        return _DenseTorso(self.hidden, self.activation, self.orthogonal_init)
 
 
 @pytree
@@ -183,7 +206,6 @@ class CNN(_Memoryless):
     stride: int = field("step between kernel positions", default=1, accepts="[1, inf)")
     hidden: tuple[int, ...] = field("widths of the hidden layers", default=(128,), accepts="[1, inf)")
     activation: Activation = field("nonlinearity after each layer", default="relu")
-    shared_torso: bool = field("one torso for policy and value instead of one each", default=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -204,7 +226,9 @@ class CNN(_Memoryless):
         return super().init(key, observation_space, action_space)
 
     def _torso(self) -> Any:
-        return _ConvTorso(self.channels, self.kernel_size, self.stride, self.hidden, self.activation)
+        return _ConvTorso(
+            self.channels, self.kernel_size, self.stride, self.hidden, self.activation, self.orthogonal_init
+        )
 
 
 @pytree
@@ -216,20 +240,18 @@ class Custom(_Memoryless):
     """
 
     module: Any
-    shared_torso: bool = field("one torso for policy and value instead of one each", default=False)
 
     def _torso(self) -> Any:
         return self.module
 
 
 @pytree
-class GRU:
+class GRU(_Heads):
     """Fully connected layers, then a gated recurrent unit (Cho et al., 2014) that remembers within an episode."""
 
     hidden: tuple[int, ...] = field("widths of the hidden layers before the memory", default=(64,), accepts="[1, inf)")
     memory_size: int = field("width of the recurrent state", default=64, accepts="[1, inf)")
     activation: Activation = field("nonlinearity after each hidden layer", default="tanh")
-    shared_torso: bool = field("one torso for policy and value instead of one each", default=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -243,7 +265,7 @@ class GRU:
             features, encoder = self._encoder().init_with_output(encoder_key, example)
             cell = self._cell().init(cell_key, jnp.zeros((1, self.memory_size)), features)
             torsos[name] = {"encoder": encoder, "cell": cell}
-        return torsos | _init_heads(head_key, self.memory_size, action_space)
+        return torsos | _init_heads(self, head_key, self.memory_size, action_space)
 
     def initial_memory(self, batch: int) -> Memory:
         return {name: jnp.zeros((batch, self.memory_size)) for name in _torso_names(self.shared_torso)}
@@ -258,7 +280,7 @@ class GRU:
         for name in memory:
             encoded = self._encoder().apply(params[name]["encoder"], obs.reshape(T * B, *obs.shape[2:]))
             after[name], features[name] = self._remember(params[name]["cell"], memory[name], encoded, reset)
-        return after, _heads(params, features.__getitem__)
+        return after, _heads(self, params, features.__getitem__)
 
     def _remember(
         self, cell_params: Params, memory: Float[Array, "B H"], encoded: Float[Array, "TB F"], reset: Bool[Array, "T B"]
@@ -270,10 +292,10 @@ class GRU:
         return jax.lax.scan(step, memory, (encoded.reshape(*reset.shape, -1), reset))
 
     def _encoder(self) -> Any:
-        return _DenseTorso(self.hidden, self.activation)
+        return _DenseTorso(self.hidden, self.activation, self.orthogonal_init)
 
     def _cell(self) -> Any:
-        return nn.GRUCell(self.memory_size, recurrent_kernel_init=orthogonal(1.0))
+        return nn.GRUCell(self.memory_size, recurrent_kernel_init=_initializer(self.orthogonal_init, 1.0))
 
 
 NETWORKS = {"mlp": MLP, "cnn": CNN, "gru": GRU}
@@ -299,24 +321,36 @@ def _each_torso(key: Key, shared_torso: bool) -> dict[str, Key]:
     return dict(zip(names, jax.random.split(key, len(names)), strict=True))
 
 
-def _init_heads(key: Key, width: int, action_space: Space) -> Params:
-    """Gain 0.01 for the policy, so that it starts near uniform, and 1 for the value."""
+def _init_heads(config: _Heads, key: Key, width: int, action_space: Space) -> Params:
+    """Orthogonal heads have gain 0.01 for the policy, so that it starts near uniform, and 1 for the value."""
+
+    def linear(key: Key, size: int, gain: float) -> Params:
+        kernel_init = _initializer(config.orthogonal_init, gain)
+        return {"kernel": kernel_init(key, (width, size)), "bias": jnp.zeros(size)}
+
     policy_key, value_key = jax.random.split(key)
     size = action_space.n if isinstance(action_space, Discrete) else action_space.shape[0]
-    policy = {"kernel": orthogonal(0.01)(policy_key, (width, size)), "bias": jnp.zeros(size)}
-    if isinstance(action_space, Box):
+    policy = linear(policy_key, size, 0.01)
+    if isinstance(action_space, Box) and config.state_dependent_std:
+        policy["log_std"] = linear(jax.random.fold_in(policy_key, 1), size, 0.01)
+    elif isinstance(action_space, Box):
         policy["log_std"] = jnp.zeros(size)
-    return {"policy": policy, "value": {"kernel": orthogonal(1.0)(value_key, (width, 1)), "bias": jnp.zeros(1)}}
+    return {"policy": policy, "value": linear(value_key, 1, 1.0)}
 
 
-def _heads(params: Params, features: Any) -> Output:
+def _heads(config: _Heads, params: Params, features: Any) -> Output:
     """Policy and value from `features(torso name)`."""
     names = _torso_names("shared" in params)
-    policy, value = params["policy"], params["value"]
-    x = features(names[0]) @ policy["kernel"] + policy["bias"]
-    distribution: Distribution
-    if "log_std" in policy:
-        distribution = DiagGaussian(x, jnp.broadcast_to(policy["log_std"], x.shape))
-    else:
-        distribution = Categorical(x)
-    return Output(distribution, (features(names[-1]) @ value["kernel"] + value["bias"])[..., 0])
+
+    def linear(name: str, head: Params) -> Array:
+        return features(name) @ head["kernel"] + head["bias"]
+
+    x = linear(names[0], params["policy"])
+    value = linear(names[-1], params["value"])[..., 0]
+    if "log_std" not in params["policy"]:
+        return Output(Categorical(x), value)
+    log_std = params["policy"]["log_std"]
+    if config.state_dependent_std:
+        log_std = jnp.clip(linear(names[0], log_std), *LOG_STD_BOUNDS)
+    gaussian = TanhGaussian if config.squash else DiagGaussian
+    return Output(gaussian(x, jnp.broadcast_to(log_std, x.shape)), value)

@@ -1,17 +1,18 @@
 """Optimisers, schedules, natural-gradient pieces, and the loop of minibatch epochs."""
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from pgjax.distributions import Distribution
 from pgjax.types import Key, Params, Scalar
 
 Carry = TypeVar("Carry")
+Schedule: TypeAlias = Literal["constant", "linear", "cosine", "robbins_monro"]
 
 
 def adam(learning_rate: Scalar, max_grad_norm: Scalar) -> optax.GradientTransformation:
@@ -23,11 +24,22 @@ def adam(learning_rate: Scalar, max_grad_norm: Scalar) -> optax.GradientTransfor
     return optax.flatten(optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5)))
 
 
-def scheduled(schedule: Literal["constant", "linear"], initial: Scalar, iteration: Array, num_iterations: int) -> Array:
-    """The value of a schedule in `iteration` (from 0) of `num_iterations`; linear would reach 0 one after the last."""
+def scheduled(schedule: Schedule, initial: Scalar, iteration: Array, num_iterations: int, offset: Scalar) -> Array:
+    """The value of a schedule in iteration k = 0, 1, ... of `num_iterations`, `initial` in the first.
+
+    `linear` and `cosine` (a half period; Loshchilov & Hutter, 2017, eq. 5) would reach 0 one iteration after the last.
+    `robbins_monro` is c / (k + offset) with c = initial * offset: its sum diverges and the sum of its squares does not,
+    which is what stochastic approximation asks for (Robbins & Monro, 1951).
+    """
+    initial = jnp.asarray(initial, jnp.float32)
+    done = jnp.minimum(1.0, iteration / num_iterations)
     if schedule == "constant":
-        return jnp.asarray(initial, jnp.float32)
-    return initial * jnp.maximum(0.0, 1.0 - iteration / num_iterations)
+        return initial
+    if schedule == "linear":
+        return initial * (1.0 - done)
+    if schedule == "cosine":
+        return initial * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+    return initial * offset / (iteration + offset)
 
 
 def polyak(target: Params, online: Params, tau: Scalar) -> Params:
@@ -40,16 +52,17 @@ def fisher_vector_product(
 ) -> Callable[[Params], Params]:
     """v -> (F + damping I) v without forming F, the Fisher matrix of `policy` averaged over its batch.
 
-    F is the Hessian of E[KL(pi_params || pi)] at params (Schulman et al., 2015, appendix C.1).
+    F is the Hessian of E[KL(pi_params || pi)] at params: J^T M J for the Jacobian J of the distribution's parameters
+    and the Hessian M of the KL divergence in those (Schulman et al., 2015, appendix C.1). The policy is linearised
+    once: a product is one pass forward and one backward through the linear network.
     """
-    here = jax.lax.stop_gradient(policy(params))
-
-    def mean_kl(params: Params) -> Array:
-        return jnp.mean(here.kl(policy(params)))
+    here, jacobian = jax.linearize(policy, params)
+    transposed = jax.linear_transpose(jacobian, params)
+    gradient = jax.grad(lambda there: jnp.mean(here.kl(there)))
 
     def product(v: Params) -> Params:
-        _, hessian_times_v = jax.jvp(jax.grad(mean_kl), (params,), (v,))
-        return jax.tree.map(lambda Fv, v: Fv + damping * v, hessian_times_v, v)
+        _, curved = jax.jvp(gradient, (here,), (jacobian(v),))
+        return jax.tree.map(lambda Fv, v: Fv + damping * v, transposed(curved)[0], v)
 
     return product
 
@@ -59,23 +72,34 @@ def conjugate_gradient(product: Callable[[Params], Params], vector: Params, iter
     return jax.scipy.sparse.linalg.cg(product, vector, maxiter=iterations)[0]
 
 
+def within_kl(product: Callable[[Params], Params], direction: Params, max_kl: Scalar) -> Params:
+    """sqrt(2 max_kl / d^T F d) d: as far along `direction` as a KL of `max_kl` allows where it is d^T F d / 2.
+
+    Schulman et al. (2015), appendix C; `product` is v -> F v. A direction of zero stays zero.
+    """
+    curvature = optax.tree.vdot(direction, product(direction))
+    scale = jnp.where(curvature > 0.0, jnp.sqrt(2.0 * max_kl / jnp.where(curvature > 0.0, curvature, 1.0)), 0.0)
+    return jax.tree.map(lambda d: scale * d, direction)
+
+
 def line_search(
     accept: Callable[[Params], Bool[Array, ""]], params: Params, step: Params, max_backtracks: int, shrink: Scalar
-) -> tuple[Params, Bool[Array, ""]]:
-    """The first of params + shrink^k step, k = 0, 1, ..., max_backtracks, that `accept` takes, and whether any was.
+) -> tuple[Params, Float[Array, ""]]:
+    """The first of params + shrink^k step, k = 0, 1, ..., max_backtracks, that `accept` takes, and its shrink^k.
 
-    Where none is taken, `params` stays as it was.
+    Where none is taken, `params` stays as it was and the fraction is 0.
     """
 
-    def candidate(k: Array) -> Params:
-        return jax.tree.map(lambda p, s: p + shrink**k * s, params, step)
+    def candidate(fraction: Array) -> Params:
+        return jax.tree.map(lambda p, s: p + fraction * s, params, step)
 
     def rejected(k: Array) -> Array:
-        return (k <= max_backtracks) & ~accept(candidate(k))
+        return (k <= max_backtracks) & ~accept(candidate(jnp.float32(shrink) ** k))
 
     k = jax.lax.while_loop(rejected, lambda k: k + 1, jnp.int32(0))
-    found = k <= max_backtracks
-    return jax.tree.map(lambda new, old: jnp.where(found, new, old), candidate(k), params), found
+    found, fraction = k <= max_backtracks, jnp.float32(shrink) ** k
+    new = jax.tree.map(lambda new, old: jnp.where(found, new, old), candidate(fraction), params)
+    return new, jnp.where(found, fraction, 0.0)
 
 
 def shuffled(key: Key, n: int) -> Int[Array, "n"]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from pgjax.types import Scalar
 
@@ -64,6 +64,33 @@ def reward_to_go(
     return lambda_return(reward, next_value, terminated, truncated, gamma, 1.0)
 
 
+def episode_start(reset: Bool[Array, "T B"]) -> Int[Array, "T B"]:
+    """For every step the index of the first step of its episode; 0 for one that was under way before."""
+    step = jnp.arange(reset.shape[0])[:, None]
+    return jax.lax.cummax(jnp.where(reset, step, 0), axis=0)
+
+
+def time_step_baseline(
+    target: Float[Array, "T B"], weight: Float[Array, "T B"], time: Int[Array, "T B"]
+) -> Float[Array, "T B"]:
+    """b_t = sum(weight target) / sum(weight) over the steps at the same `time` of *other* trajectories (columns).
+
+    Weights of 1 (0 for steps that do not count) give the mean per time step; weights of |grad log pi|^2 the baseline
+    E[g^2 R | t] / E[g^2 | t] of least variance (Greensmith et al., 2004, section 3.3). Its own trajectory is left out,
+    so the baseline is independent of the action and the gradient stays unbiased; 0 where there is no other.
+    """
+
+    def of_others(x: Array) -> Array:
+        own = jnp.zeros_like(x).at[time, jnp.arange(x.shape[1])].add(x)
+        # The columns on either side: everything less one's own would cancel where that is nearly everything.
+        before = jnp.cumsum(jnp.pad(own, ((0, 0), (1, 0)))[:, :-1], axis=1)
+        after = jax.lax.cumsum(jnp.pad(own, ((0, 0), (0, 1)))[:, 1:], axis=1, reverse=True)
+        return jnp.take_along_axis(before + after, time, axis=0)
+
+    total, weights = of_others(weight * target), of_others(weight)
+    return jnp.where(weights > 0.0, total / jnp.where(weights > 0.0, weights, 1.0), 0.0)
+
+
 def n_step(
     reward: Values,
     next_value: Values,
@@ -99,7 +126,8 @@ def gae(
     """Generalised advantage A_t = delta_t + gamma lambda A_{t+1}, delta_t = r_t + gamma V(s_{t+1}) - V(s_t).
 
     Schulman et al. (2016), eq. 16. The recursion is cut at termination and at truncation; only termination removes the
-    bootstrap. `advantage + value` is the lambda-return.
+    bootstrap. Where `next_value[t]` is `value[t+1]` as long as the episode goes on, `advantage + value` is the
+    lambda-return.
     """
     delta = reward + gamma * (1.0 - terminated) * next_value - value
     decay = gamma * gae_lambda * ~(terminated | truncated)

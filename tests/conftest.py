@@ -1,5 +1,7 @@
 """Shared by all tests: run-time checks of shapes, and one compiled program per configuration."""
 
+import dataclasses
+import functools
 import os
 import tempfile
 
@@ -51,22 +53,28 @@ def cartpole():
 
 
 @pytest.fixture(scope="session")
-def tiny_ppo():
-    """A PPO so small that it costs nothing but its compilation: 6 iterations of 4 x 8 steps."""
+def tiny_algorithm():
+    """An algorithm so small that it costs nothing but its compilation: 6 iterations of 4 x 8 steps."""
 
-    def make(env, network=None, **fields):
+    def make(cls, env, network=None, **fields):
         small = {
             "network": network or pgjax.MLP(hidden=(8,)),
-            "total_steps": 6 * 32,
             "num_envs": 4,
             "num_steps": 8,
-            "num_epochs": 2,
-            "num_minibatches": 2,
-            "learning_rate": 1e-2,
         }
-        return pgjax.PPO(env, **(small | fields))
+        smaller = {"num_epochs": 2, "num_minibatches": 2, "value_epochs": 2, "value_minibatches": 2}
+        declared = {field.name for field in dataclasses.fields(cls)}
+        small |= {name: value for name, value in smaller.items() if name in declared}
+        rates = {name: 1e-2 for name in ("learning_rate", "value_learning_rate") if name in declared}
+        fields = small | rates | fields
+        return cls(env, **({"total_steps": 6 * fields["num_envs"] * fields["num_steps"]} | fields))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_ppo(tiny_algorithm):
+    return functools.partial(tiny_algorithm, pgjax.PPO)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,11 @@
 """Return estimators by direct summation over one trajectory `[T]`, in float64: slow, and as close to print as possible.
+At the end, a finite MDP's exact quantities by enumeration.
 
 None of them is a recursion over time. `end(t)` is the last step that belongs to the return of step t: the first one at
 or after t where the episode is terminated or truncated, else the last step of the rollout.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -85,3 +88,89 @@ def vtrace(reward, value, next_value, terminated, truncated, gamma, ratio, gae_l
         following = bootstrap(t, next_value, terminated) if end(t, terminated, truncated) == t else target[t + 1]
         advantage[t] = min(rho_clip, float(ratio[t])) * (float(reward[t]) + gamma * following - float(value[t]))
     return target, advantage
+
+
+@dataclass(frozen=True)
+class TabularReference:
+    """A softmax policy with logits [H, S, A] in a finite MDP of horizon H that starts in state 0, by loops.
+
+    P is [S, A, S + 1], where the last successor ends the episode, and r [S, A].
+    """
+
+    P: np.ndarray
+    r: np.ndarray
+    logits: np.ndarray
+    gamma: float
+
+    @property
+    def policy(self):
+        weights = np.exp(self.logits - self.logits.max(-1, keepdims=True))
+        return weights / weights.sum(-1, keepdims=True)
+
+    def action_values(self):
+        """Q_t(s, a) = r + gamma sum_s' P V_{t+1}(s'), from the last step back."""
+        H, S, A = self.logits.shape
+        Q, later = np.zeros((H, S, A)), np.zeros(S)
+        for t in reversed(range(H)):
+            for s in range(S):
+                for a in range(A):
+                    Q[t, s, a] = self.r[s, a] + self.gamma * self.P[s, a, :S] @ later
+            later = (self.policy[t] * Q[t]).sum(-1)
+        return Q
+
+    def values(self):
+        return (self.policy * self.action_values()).sum(-1)
+
+    def expected_return(self):
+        return self.values()[0, 0]
+
+    def visits(self, steps):
+        """Probability of (time, state) at each of so many steps of a rollout that starts again when an episode ends."""
+        H, S, A = self.logits.shape
+        result = np.zeros((steps, H, S))
+        result[0, 0, 0] = 1.0
+        for step in range(steps - 1):
+            for t in range(H):
+                for s in range(S):
+                    for a in range(A):
+                        weight = result[step, t, s] * self.policy[t, s, a]
+                        if t + 1 < H:
+                            result[step + 1, t + 1] += weight * self.P[s, a, :S]
+                            result[step + 1, 0, 0] += weight * self.P[s, a, S]
+                        else:
+                            result[step + 1, 0, 0] += weight
+        return result
+
+    def scores(self):
+        """d log pi_t(a|s) / d logits[t, s, :] as [H, S, A (action), A (logit)]."""
+        return np.eye(self.logits.shape[-1]) - self.policy[..., None, :]
+
+    def gradient(self):
+        """sum_t gamma^t sum_s P(s_t = s) sum_a pi(a|s) grad log pi(a|s) Q_t(s, a), the policy-gradient theorem."""
+        H, S, A = self.logits.shape
+        reached, result = np.zeros((H, S)), np.zeros((H, S, A))
+        reached[0, 0] = 1.0
+        for t in range(H):
+            for s in range(S):
+                for a in range(A):
+                    weight = reached[t, s] * self.policy[t, s, a]
+                    result[t, s] += self.gamma**t * weight * self.action_values()[t, s, a] * self.scores()[t, s, a]
+                    if t + 1 < H:
+                        reached[t + 1] += weight * self.P[s, a, :S]
+        return result
+
+    def gradient_over_steps(self, steps):
+        """The mean over the steps of a rollout of sum_a pi grad log pi Q: what an actor-critic follows."""
+        advantage = self.action_values() - self.values()[..., None]
+        per_state = np.einsum("hsa,hsa,hsab->hsb", self.policy, advantage, self.scores())
+        return self.visits(steps).mean(0)[..., None] * per_state
+
+    def fisher(self, weights):
+        """sum over states of weight sum_a pi grad log pi grad log pi^T, [H S A, H S A], for logits that are a table."""
+        H, S, A = self.logits.shape
+        result = np.zeros((H * S, A, H * S, A))
+        for i, weight in enumerate(weights):
+            for a in range(A):
+                score = self.scores().reshape(H * S, A, A)[i, a]
+                result[i, :, i, :] += weight * self.policy.reshape(H * S, A)[i, a] * np.outer(score, score)
+        return result.reshape(H * S * A, H * S * A)

@@ -66,8 +66,8 @@ def test_final_line(capsys, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["trian"], "command = 'trian' is not known: did you mean train?"),
-        (["train"], "needs an algorithm first, one of: ppo"),
-        (["train", "pppo", "--env", "CartPole-v1"], "algorithm = 'pppo' is not known: did you mean ppo?"),
+        (["train"], "needs an algorithm first, one of: reinforce, vpg, a2c, npg, trpo, ppo"),
+        (["train", "pppo", "--env", "CartPole-v1"], "algorithm = 'pppo' is not known: did you mean ppo or trpo?"),
         (["train", "ppo"], "needs --env ID"),
         (["train", "ppo", "--env", "CartPole"], "did you mean CartPole-v1"),
         (["train", "ppo", "--env", "CartPole-v1", "--learning-rat", "1"], "--learning-rate"),

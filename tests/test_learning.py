@@ -39,6 +39,7 @@ class LimitAsDeath:
     death: Scalar = field("1: the time limit terminates, 0: it truncates", default=0.0, accepts="[0, 1]")
 
     name = "LimitAsDeath"
+    time_limit = 10
     inner = probes.ConstantReward(time_limit=10)
     observation_space = inner.observation_space
     action_space: Space = inner.action_space

@@ -11,7 +11,7 @@ import pytest
 from flax import linen, nnx
 
 import pgjax
-from pgjax.distributions import Categorical, DiagGaussian
+from pgjax.distributions import Categorical, DiagGaussian, TanhGaussian
 from pgjax.environments.base import Box, Discrete
 from pgjax.networks import _Conv, has_memory, orthogonal
 
@@ -41,6 +41,8 @@ NETWORKS = {
     "cnn-shared": (pgjax.CNN(channels=(4,), stride=2, hidden=(8,), shared_torso=True), GRID),
     "gru": (pgjax.GRU(hidden=(8,), memory_size=6), VECTOR),
     "gru-shared": (pgjax.GRU(hidden=(8,), memory_size=6, shared_torso=True), VECTOR),
+    "mlp-squashed": (pgjax.MLP(hidden=(8,), squash=True, state_dependent_std=True), VECTOR),
+    "gru-squashed": (pgjax.GRU(hidden=(8,), memory_size=6, squash=True, orthogonal_init=False), VECTOR),
     "linen": (pgjax.Custom(LinenTorso(8)), VECTOR),
     "nnx": (pgjax.Custom(nnx.bridge.to_linen(NnxTorso, 3, 8)), VECTOR),
 }
@@ -65,7 +67,7 @@ def test_unroll_is_a_scan_of_step(name):
 
     (memory, output), (memory_unrolled, output_unrolled) = both(keys[2])
     assert output.value.shape == (T, B)
-    expected = Categorical if isinstance(actions, Discrete) else DiagGaussian
+    expected = Categorical if isinstance(actions, Discrete) else TanhGaussian if network.squash else DiagGaussian
     assert isinstance(output.distribution, expected)
     assert jax.tree.leaves(output.distribution)[0].shape == (T, B, 4 if expected is Categorical else 2)
     chex.assert_trees_all_close(output, output_unrolled, rtol=2e-5, atol=2e-6)
@@ -97,6 +99,27 @@ def test_shared_torso_is_one_torso():
     assert shared.keys() == {"shared", "policy", "value"}
     weights = [separate[name]["params"]["Dense_0"]["kernel"] for name in ("actor", "critic")]
     assert not np.allclose(*weights), "separate torsos start from different keys"
+
+
+def test_a_standard_deviation_comes_from_a_parameter_or_from_the_state():
+    obs = jnp.array([[0.0, 0.0, 0.0], [3.0, -2.0, 1.0]])
+    for depends in (False, True):
+        network = pgjax.MLP(hidden=(8,), state_dependent_std=depends)
+        params = network.init(jax.random.key(0), VECTOR, Box((2,)))
+        params = jax.tree.map(lambda x: x + 0.1, params)
+        log_std = network.step(params, (), obs, jnp.zeros(2, bool))[1].distribution.log_std
+        assert np.allclose(log_std[0], log_std[1]) != depends
+    params["policy"]["log_std"]["bias"] += jnp.array([100.0, -100.0])
+    bounded = network.step(params, (), obs, jnp.zeros(2, bool))[1].distribution.log_std
+    np.testing.assert_array_equal(bounded, [[2.0, -20.0]] * 2)
+
+
+def test_orthogonal_initialisation_is_a_switch():
+    """Without it all kernels are Lecun's: variance 1 / fan-in, the policy's head included."""
+    params = pgjax.MLP(hidden=(200, 200), orthogonal_init=False).init(jax.random.key(0), VECTOR, Discrete(50))
+    for kernel in (params["actor"]["params"]["Dense_1"]["kernel"], params["policy"]["kernel"]):
+        assert float(jnp.var(kernel)) == pytest.approx(1 / 200, rel=0.05)
+        assert not np.allclose(kernel.T @ kernel, kernel[:, 0] @ kernel[:, 0] * np.eye(kernel.shape[1]), atol=0.05)
 
 
 def test_initial_gains():
@@ -156,7 +179,7 @@ def test_bad_networks_are_refused():
 
 @pytest.mark.parametrize(("kernel_size", "stride", "height"), [(3, 1, 10), (3, 2, 10), (4, 3, 11), (2, 2, 7)])
 def test_convolution_equals_that_of_flax(kernel_size, stride, height):
-    ours = _Conv(5, kernel_size, stride)
+    ours = _Conv(5, kernel_size, stride, orthogonal_init=True)
     x = jax.random.normal(jax.random.key(0), (2, height, height + 1, 3))
     params = ours.init(jax.random.key(1), x)
     reference = linen.Conv(5, (kernel_size,) * 2, (stride,) * 2, padding="VALID")

@@ -1,6 +1,7 @@
 """Adam and its clipping, schedules, minibatches, and the pieces of natural gradients against dense linear algebra."""
 
 import itertools
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -81,13 +82,22 @@ def test_adam_state_does_not_depend_on_the_hyperparameters():
 
 
 def test_scheduled_values():
-    iterations = jnp.arange(5)
-    scheduled = jax.vmap(optimizers.scheduled, in_axes=(None, None, 0, None))
-    np.testing.assert_allclose(scheduled("constant", 0.3, iterations, 4), np.full(5, 0.3), rtol=1e-6)
-    np.testing.assert_allclose(scheduled("linear", 0.4, iterations, 4), [0.4, 0.3, 0.2, 0.1, 0.0], rtol=1e-6)
-    assert optimizers.scheduled("linear", jnp.float32(0.4), jnp.int32(9), 4) == 0.0
-    for name in ("constant", "linear"):
-        assert optimizers.scheduled(name, 0.4, jnp.int32(1), 4).dtype == jnp.float32
+    def scheduled(name, initial=0.4, iterations=5, offset=1.0):
+        at = jax.vmap(optimizers.scheduled, in_axes=(None, None, 0, None, None))
+        return at(name, initial, jnp.arange(iterations), 4, offset)
+
+    np.testing.assert_allclose(scheduled("constant"), np.full(5, 0.4), rtol=1e-6)
+    np.testing.assert_allclose(scheduled("linear"), [0.4, 0.3, 0.2, 0.1, 0.0], rtol=1e-6)
+    half = np.sqrt(0.5)
+    np.testing.assert_allclose(scheduled("cosine"), 0.2 * np.array([2, 1 + half, 1, 1 - half, 0]), atol=1e-7)
+    np.testing.assert_allclose(scheduled("robbins_monro"), 0.4 / np.arange(1, 6), rtol=1e-6)
+    np.testing.assert_allclose(scheduled("robbins_monro", offset=100.0)[0], 0.4)
+    np.testing.assert_allclose(scheduled("robbins_monro", iterations=101, offset=100.0)[100], 0.2, rtol=1e-6)
+    for name in get_args(optimizers.Schedule):
+        value = optimizers.scheduled(name, 0.4, jnp.int32(9), 4, 10.0)
+        assert value.dtype == jnp.float32
+        if name in ("linear", "cosine"):
+            assert value == 0.0
 
 
 def test_polyak_moves_the_target_a_fraction_of_the_way():
@@ -276,27 +286,36 @@ def searched(limit, max_backtracks, step=4.0, shrink=0.5):
     def accept(new):
         return jnp.abs(new["x"][0] - 1.0) <= limit
 
-    new, found = optimizers.line_search(accept, params, steps, max_backtracks, shrink)
+    new, fraction = optimizers.line_search(accept, params, steps, max_backtracks, shrink)
     assert new["y"][0] == -new["x"][0]
-    return float(new["x"][0]), bool(found)
+    return float(new["x"][0]), float(fraction)
 
 
 def test_line_search_takes_the_full_step_if_accepted():
-    assert searched(limit=4.0, max_backtracks=10) == (5.0, True)
-    assert searched(limit=4.0, max_backtracks=0) == (5.0, True)
+    assert searched(limit=4.0, max_backtracks=10) == (5.0, 1.0)
+    assert searched(limit=4.0, max_backtracks=0) == (5.0, 1.0)
 
 
 def test_line_search_backs_off_to_the_first_accepted_step():
-    assert searched(limit=1.5, max_backtracks=10) == (2.0, True)
-    assert searched(limit=0.25, max_backtracks=10) == (1.25, True)
-    assert searched(limit=0.3, max_backtracks=10, shrink=0.1) == (pytest.approx(1.04), True)
+    assert searched(limit=1.5, max_backtracks=10) == (2.0, 0.25)
+    assert searched(limit=0.25, max_backtracks=10) == (1.25, 0.0625)
+    assert searched(limit=0.3, max_backtracks=10, shrink=0.1) == (pytest.approx(1.04), pytest.approx(0.01))
 
 
 def test_line_search_tries_max_backtracks_and_no_more():
-    assert searched(limit=0.5, max_backtracks=3) == (1.5, True)
-    assert searched(limit=0.5, max_backtracks=2) == (1.0, False)
+    assert searched(limit=0.5, max_backtracks=3) == (1.5, 0.125)
+    assert searched(limit=0.5, max_backtracks=2) == (1.0, 0.0)
 
 
 def test_line_search_leaves_the_parameters_when_nothing_is_accepted():
-    assert searched(limit=-1.0, max_backtracks=5) == (1.0, False)
-    assert searched(limit=10.0, max_backtracks=5, step=float("nan")) == (1.0, False)
+    assert searched(limit=-1.0, max_backtracks=5) == (1.0, 0.0)
+    assert searched(limit=10.0, max_backtracks=5, step=float("nan")) == (1.0, 0.0)
+
+
+def test_a_step_within_a_kl_has_that_kl_to_second_order():
+    """F = diag(1, 4): d^T F d / 2 = max_kl for the scaled direction; a direction of zero stays zero."""
+    scale = array(1.0, 4.0)
+    step = optimizers.within_kl(lambda v: scale * v, array(3.0, -1.0), 0.02)
+    assert float(0.5 * jnp.sum(step * scale * step)) == pytest.approx(0.02, rel=1e-5)
+    assert float(step[0] / step[1]) == pytest.approx(-3.0)
+    np.testing.assert_array_equal(optimizers.within_kl(lambda v: scale * v, array(0.0, 0.0), 0.02), 0.0)

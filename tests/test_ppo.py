@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 import pgjax
-from pgjax import losses, returns
-from pgjax.algorithms.ppo import Minibatch
-from pgjax.rollout import rollout
+from pgjax.algorithms.on_policy import collect
 
 
 @pytest.mark.parametrize(
@@ -31,8 +29,8 @@ from pgjax.rollout import rollout
         ({"gae_lambda": "0.9"}, r"PPO.gae_lambda = '0.9' is not accepted: expected a number"),
         ({"normalize_obs": 1}, r"PPO.normalize_obs = 1 is not accepted: expected True or False"),
         (
-            {"lr_schedule": "cosine"},
-            r"PPO.lr_schedule = 'cosine' is not accepted: expected one of 'constant', 'linear'",
+            {"lr_schedule": "step"},
+            r"PPO.lr_schedule = 'step' is not accepted: expected one of 'constant', 'linear', 'cosine', 'robbins_monro",
         ),
         ({"network": "mlp"}, r"PPO.network = 'mlp' is not accepted: expected a network such as"),
         (
@@ -62,42 +60,84 @@ def test_what_vmap_and_sweeps_need_is_accepted(tiny):
 
 @pytest.fixture(scope="module")
 def collected(tiny, init):
-    """One rollout as a single minibatch, with its advantages."""
+    """A state, its rollout, and the rollout with advantages as PPO learns from it."""
     state = init(tiny, jax.random.key(0))
-    _, batch, _ = rollout(tiny.env, tiny.actor(state), state.rollout, jax.random.key(1), tiny.num_steps)
-    advantage = returns.gae(
-        batch.reward, batch.value, batch.next_value, batch.terminated, batch.truncated, tiny.gamma, tiny.gae_lambda
-    )
-    minibatch = Minibatch(
-        batch.obs, batch.reset, batch.action, batch.log_prob, batch.value, advantage, advantage + batch.value
-    )
-    return state, minibatch
+    _, batch, _ = collect(tiny, state, jax.random.key(1))
+    return state, batch, tiny._credited(batch, jnp.ones_like(batch.value))
 
 
-def test_gradient_at_ratio_one_is_that_of_a2c(tiny, collected):
-    state, minibatch = collected
-    ppo = dataclasses.replace(tiny, normalize_advantage="none", vf_coef=0.7, ent_coef=0.01)
+def policy_gradient_of(algorithm, state, learned):
+    if isinstance(algorithm, pgjax.PPO):
+        return jax.grad(algorithm.loss, has_aux=True)(state.params, (), learned, jnp.float32(0.3))
+    return jax.grad(algorithm.loss, has_aux=True)(state.params, (), learned)
 
-    def a2c_loss(params):
-        _, output = ppo.network.unroll(params, (), minibatch.obs, minibatch.reset)
-        log_prob = output.distribution.log_prob(minibatch.action)
-        return (
-            jnp.mean(losses.policy_gradient(log_prob, minibatch.advantage))
-            + 0.7 * jnp.mean(losses.value_loss(output.value, minibatch.value_target))
-            - 0.01 * jnp.mean(output.distribution.entropy())
-        )
 
-    ours, metrics = jax.grad(ppo.loss, has_aux=True)(state.params, (), minibatch)
-    chex.assert_trees_all_close(ours, jax.grad(a2c_loss)(state.params), atol=1e-6)
+@pytest.mark.parametrize("objective", ["clip", "cpi", "kl_penalty", "clip_kl"])
+def test_gradient_at_ratio_one_is_that_of_a2c(tiny, tiny_algorithm, collected, objective):
+    """For every objective: the KL divergence has gradient zero where the policies are the same."""
+    state, _, learned = collected
+    if objective in ("kl_penalty", "clip_kl"):
+        policy = tiny.network.unroll(state.params, (), learned.obs, learned.reset)[1].distribution
+        learned = learned._replace(policy=policy)
+    ppo = dataclasses.replace(tiny, objective=objective, vf_coef=0.7, ent_coef=0.01)
+    a2c = tiny_algorithm(pgjax.A2C, tiny.env, vf_coef=0.7, ent_coef=0.01)
+    ours, metrics = policy_gradient_of(ppo, state, learned)
+    theirs, _ = policy_gradient_of(a2c, state, learned)
+    chex.assert_trees_all_close(ours, theirs, atol=1e-6)
     assert float(metrics["approx_kl"]) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_cpi_with_one_epoch_of_one_minibatch_is_vpg(tiny, tiny_algorithm, collected, step):
+    """The whole iteration: same rollout, same gradient, same step of the policy's parameters."""
+    state, _, learned = collected
+    fields = {"normalize_advantage": "none", "vf_coef": 0.0, "max_grad_norm": float("inf")}
+    ppo = dataclasses.replace(tiny, objective="cpi", num_epochs=1, num_minibatches=1, **fields)
+    vpg = tiny_algorithm(
+        pgjax.VPG, tiny.env, normalize_advantage=False, value_learning_rate=0.0, max_grad_norm=float("inf")
+    )
+    ours, theirs = (policy_gradient_of(algorithm, state, learned)[0] for algorithm in (ppo, vpg))
+    chex.assert_trees_all_close(ours, theirs, atol=1e-6)
+    vpg_state = state._replace(opt_state=vpg.init(jax.random.key(0)).opt_state)
+    after, metrics = step(ppo, state)
+    vpg_after, vpg_metrics = step(vpg, vpg_state)
+    chex.assert_trees_all_close(after.params, vpg_after.params, atol=2e-5)
+    assert float(metrics["grad_norm"]) == pytest.approx(float(vpg_metrics["grad_norm"]), rel=1e-4)
 
 
 def test_advantages_are_normalised_within_the_minibatch(tiny, collected):
     """Shifting and scaling all advantages leaves the policy loss as it is, unless normalisation is off."""
-    state, minibatch = collected
-    moved = minibatch._replace(advantage=3.0 * minibatch.advantage + 5.0)
+    state, batch, learned = collected
+    moved = learned._replace(advantage=3.0 * learned.advantage + 5.0)
     for mode, same in (("minibatch", True), ("none", False)):
         ppo = dataclasses.replace(tiny, normalize_advantage=mode, num_epochs=2, num_minibatches=1)
-        learn = jax.jit(lambda m, ppo=ppo: ppo._learn(state, m, jax.random.key(0))[2]["policy_loss"])
-        values = [float(learn(m)) for m in (minibatch, moved)]
+        learn = jax.jit(lambda m, ppo=ppo: ppo._learn(state, batch, m, jax.random.key(0))[2]["policy_loss"])
+        values = [float(learn(m)) for m in (learned, moved)]
         assert (values[0] == pytest.approx(values[1], abs=1e-5)) == same
+
+
+def test_the_penalty_adapts_between_iterations(tiny, init, step):
+    """A KL divergence above 1.5 times the target doubles the coefficient, below two thirds of it halves it."""
+    for target, factor in ((1e-9, 2.0), (1e3, 0.5), (float("inf"), 1.0)):
+        ppo = dataclasses.replace(tiny, objective="kl_penalty", kl_coef=0.8, adaptive_kl=target)
+        state, metrics = step(ppo, init(ppo, jax.random.key(0)))
+        assert float(metrics["kl_coef"]) == pytest.approx(0.8)
+        assert 1e-8 < float(metrics["kl"]) < 1.0
+        assert float(state.opt_state.kl_scale) == factor
+
+
+def test_a_strong_penalty_holds_the_policy(tiny, init, step):
+    kl = {}
+    for coef in (0.0, 100.0):
+        ppo = dataclasses.replace(tiny, objective="kl_penalty", kl_coef=coef, num_epochs=4, normalize_advantage="batch")
+        kl[coef] = float(step(ppo, init(ppo, jax.random.key(0)))[1]["kl"])
+    assert kl[100.0] < 0.2 * kl[0.0]
+
+
+def test_vtrace_is_gae_until_the_policy_moves(tiny, collected):
+    """In the first epoch of an iteration ratios are 1 and V-trace is the lambda-return; then it corrects."""
+    _, batch, learned = collected
+    vtrace = dataclasses.replace(tiny, advantage="vtrace")
+    first = vtrace._credited(batch, jnp.ones_like(batch.value))
+    np.testing.assert_allclose(first.value_target, learned.value_target, atol=1e-5)
+    later = vtrace._credited(batch, jnp.full_like(batch.value, 0.5))
+    assert not np.allclose(later.value_target, learned.value_target, atol=1e-2)

@@ -28,12 +28,21 @@ CASES = {
     "cnn": ({"env": "Freeway-MinAtar", "network": pgjax.CNN(channels=(2,), stride=3, hidden=(8,))}, None),
     "population": ({"env": "CartPole-v1"}, 8),
 }
+OTHER_ALGORITHMS = {
+    "reinforce": ({"algorithm": pgjax.REINFORCE, "env": "Catch-bsuite", "baseline": "value", "num_steps": 10}, None),
+    "vpg": ({"algorithm": pgjax.VPG, "env": "Pendulum-v1", "normalize_obs": True, "normalize_reward": True}, None),
+    "a2c": ({"algorithm": pgjax.A2C, "env": "CartPole-v1", "network": pgjax.GRU(hidden=(8,), memory_size=8)}, 3),
+    "npg": ({"algorithm": pgjax.NPG, "env": "CartPole-v1"}, None),
+    "trpo": ({"algorithm": pgjax.TRPO, "env": "Pendulum-v1", "network": pgjax.MLP(hidden=(8,), squash=True)}, 3),
+    "ppo-kl": ({"env": "CartPole-v1", "objective": "kl_penalty", "adaptive_kl": 1e-3, "advantage": "vtrace"}, None),
+}
 
 
-def case(name, tiny_ppo):
-    fields, seeds = CASES[name]
-    fields = dict(fields)
-    return tiny_ppo(pgjax.make(fields.pop("env")), **fields), {"seeds": seeds, "checkpoint_every": 2, "episodes": 4}
+def case(name, tiny_algorithm):
+    fields, seeds = (CASES | OTHER_ALGORITHMS)[name]
+    fields = {"algorithm": pgjax.PPO} | fields
+    algorithm = tiny_algorithm(fields.pop("algorithm"), pgjax.make(fields.pop("env")), **fields)
+    return algorithm, {"seeds": seeds, "checkpoint_every": 2, "episodes": 4}
 
 
 @pytest.fixture
@@ -68,37 +77,49 @@ def assert_same_run(a, b):
         np.testing.assert_array_equal(states[0][name], states[1][name], err_msg=name)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tiny_ppo, tmp_path_factory):
+def whole_and_stopped(base, names, tiny_algorithm):
     """Every case from start to end, and the same stopped by SIGTERM after iteration 3, both on disk."""
-    base = tmp_path_factory.mktemp("resume")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "CHUNK_SECONDS", 0.0)
-        for name in CASES:
-            algorithm, settings = case(name, tiny_ppo)
+        for name in names:
+            algorithm, settings = case(name, tiny_algorithm)
             pgjax.run(algorithm, 5, base / name / "whole", progress=False, **settings)
         stop_at(patch, 3)
-        for name in CASES:
-            algorithm, settings = case(name, tiny_ppo)
+        for name in names:
+            algorithm, settings = case(name, tiny_algorithm)
             with pytest.raises(pgjax.Interrupted, match=r"stopped by SIGTERM after iteration 3 of 6 .* pgjax resume"):
                 pgjax.run(algorithm, 5, base / name / "stopped", progress=False, **settings)
             assert status(base / name / "stopped") == "interrupted"
     return base
 
 
-def test_a_stopped_run_continues_to_the_same_bits_in_a_new_process(undisturbed):
-    """Every leaf of the final state, and every line of the files, for every algorithm and network and a population."""
+def assert_they_end_alike(base, names):
     code = "import sys, pgjax\nfor directory in sys.argv[1:]: pgjax.resume(directory, progress=False)"
-    stopped = [str(undisturbed / name / "stopped") for name in CASES]
+    stopped = [str(base / name / "stopped") for name in names]
     subprocess.run([sys.executable, "-c", code, *stopped], check=True, timeout=300)
-    for name in CASES:
-        assert_same_run(undisturbed / name / "stopped", undisturbed / name / "whole")
-        assert status(undisturbed / name / "stopped") == "finished"
+    for name in names:
+        assert_same_run(base / name / "stopped", base / name / "whole")
+        assert status(base / name / "stopped") == "finished"
 
 
-def test_members_of_a_population_are_the_runs_of_their_seeds(undisturbed, tiny_ppo, train):
+@pytest.fixture(scope="module")
+def undisturbed(tiny_algorithm, tmp_path_factory):
+    return whole_and_stopped(tmp_path_factory.mktemp("resume"), CASES, tiny_algorithm)
+
+
+def test_a_stopped_run_continues_to_the_same_bits_in_a_new_process(undisturbed):
+    """Every leaf of the final state, and every line of the files, for every network and a population."""
+    assert_they_end_alike(undisturbed, CASES)
+
+
+@pytest.mark.slow
+def test_every_other_algorithm_continues_to_the_same_bits_too(tiny_algorithm, tmp_path):
+    assert_they_end_alike(whole_and_stopped(tmp_path, OTHER_ALGORITHMS, tiny_algorithm), OTHER_ALGORITHMS)
+
+
+def test_members_of_a_population_are_the_runs_of_their_seeds(undisturbed, tiny_algorithm, train):
     population = pgjax.load(undisturbed / "population" / "whole")
-    algorithm, _ = case("population", tiny_ppo)
+    algorithm, _ = case("population", tiny_algorithm)
     solo, metrics = train(algorithm, jax.random.key(5 + 3))
     member = population.member(3)
     for name, leaf in leaves(member.state.params).items():
@@ -185,7 +206,7 @@ def test_the_newest_and_the_best_are_kept_and_the_best_is_the_one_that_was_evalu
     again.close()
 
 
-def test_best_state_scores_what_was_recorded(undisturbed, tiny_ppo):
+def test_best_state_scores_what_was_recorded(undisturbed, tiny_algorithm):
     """Evaluating the loaded best state again gives the recorded return: it is that state and not its successor."""
     run = undisturbed / "mlp" / "whole"
     rows = read_rows(run / "evaluations.jsonl")

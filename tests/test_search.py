@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import pgjax
+from pgjax.algorithms.on_policy import OnPolicyState
 from pgjax.population import stack
 from pgjax.search import curve_mean
 
@@ -31,7 +32,7 @@ def changed(tiny):
     ]
     names = pgjax.axes.leaves_named(tiny, AXES)
     population = stack(members, names)
-    state = pgjax.algorithms.ppo.PPOState(
+    state = OnPolicyState(
         key=jax.vmap(jax.random.key)(jnp.arange(count)),
         iteration=jnp.zeros(count, jnp.int32),
         params={"w": jnp.arange(count, dtype=jnp.float32)},
@@ -102,7 +103,7 @@ def test_steps_are_factors_shares_of_the_width_or_neighbours(tiny):
         "gamma": [0.9, 0.95, 0.99],
     }
     population = stack(members, pgjax.axes.leaves_named(tiny, axes))
-    state = pgjax.algorithms.ppo.PPOState(jax.random.split(jax.random.key(0), 40), *[jnp.zeros(40)] * 6)
+    state = OnPolicyState(jax.random.split(jax.random.key(0), 40), *[jnp.zeros(40)] * 6)
     after, _, source = pbt.exploit_and_explore(axes, jax.random.key(0), np.arange(40.0)[:, None], population, state)
     rates = np.round(np.asarray(after.member.learning_rate), 6)
     assert set(rates[:20]) == {np.float32(0.005), np.float32(0.02)}

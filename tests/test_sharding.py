@@ -26,17 +26,26 @@ def trained(subject, key, devices):
     return programs.sharding.mesh.size, jax.device_get(found)
 
 
-@pytest.mark.parametrize("network", [pgjax.MLP(hidden=(8,)), pgjax.GRU(hidden=(8,), memory_size=4)], ids=["mlp", "gru"])
-def test_a_run_divided_over_devices_is_the_undivided_one(network, tiny_ppo, monkeypatch):
+DIVIDED = {
+    "ppo-mlp": (pgjax.PPO, {"normalize_obs": True, "normalize_reward": True}, 4),
+    "ppo-gru": (pgjax.PPO, {"network": pgjax.GRU(hidden=(8,), memory_size=4), "normalize_obs": True}, 4),
+    "vpg": (pgjax.VPG, {}, 4),
+    "a2c": (pgjax.A2C, {}, 8),
+}
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_a_run_divided_over_devices_is_the_undivided_one(name, tiny_algorithm, monkeypatch):
     """Episodes end, are cut and start anew on each device by itself; normalisers and clipping see all environments."""
-    monkeypatch.setattr("pgjax.algorithms.ppo.SHARE_STEPS", 16)
+    monkeypatch.setattr("pgjax.algorithms.on_policy.SHARE_STEPS", 16)
+    cls, fields, devices = DIVIDED[name]
     env = pgjax.make("CartPole-v1", max_steps_in_episode=12)
     sizes = {"num_envs": 16, "total_steps": 3 * 16 * 8, "max_grad_norm": 0.1}
-    ppo = tiny_ppo(env, network, normalize_obs=True, normalize_reward=True, **sizes)
-    assert [n for n in range(1, 9) if ppo.divides_into(n)] == [1, 2, 4]
-    used, divided = trained(ppo, jax.random.key(0), 5)
-    assert used == 4
-    used, alone = trained(ppo, jax.random.key(0), 1)
+    algorithm = tiny_algorithm(cls, env, **(fields | sizes))
+    assert [n for n in range(1, 9) if algorithm.divides_into(n)] == [n for n in (1, 2, 4, 8) if n <= devices]
+    used, divided = trained(algorithm, jax.random.key(0), min(devices + 1, 8))
+    assert used == devices
+    used, alone = trained(algorithm, jax.random.key(0), 1)
     assert used == 1
     assert_close(divided, alone)
     assert np.sum(alone[1]["episodes"]) > 16

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import pgjax
-from pgjax.algorithms.ppo import Minibatch
+from pgjax.algorithms.on_policy import Samples, num_columns
 from pgjax.networks import has_memory
 
 SQUARE = ((1024, 1024), (1024, 1024), (((1,), (0,)), ((), ())))
@@ -29,25 +29,29 @@ class Work(NamedTuple):
 
 def work(ppo: pgjax.PPO) -> Work:
     """A network with memory learns in a loop over time, which XLA counts once: one turn of it, times its length."""
-    pieces, size = ppo.num_steps if has_memory(ppo.network) else 1, ppo.num_columns // ppo.num_minibatches
+    pieces, size = ppo.num_steps if has_memory(ppo.network) else 1, num_columns(ppo) // ppo.num_minibatches
     state = jax.eval_shape(ppo.init, jax.random.key(0))
 
     def act(state: Any, obs: Any, reset: Any) -> Any:
         actor = ppo.actor(state)
         return actor.act(actor.initial_memory(ppo.num_envs), obs, reset)
 
-    def minibatch(steps: int) -> Minibatch:
+    def minibatch(steps: int) -> Samples:
         def array(dtype: Any, *shape: int) -> Any:
             return jax.ShapeDtypeStruct((steps, size, *shape), dtype)
 
-        arrays = dict.fromkeys(Minibatch._fields, array(jnp.float32))
+        arrays = dict.fromkeys(Samples._fields, array(jnp.float32)) | {"policy": None}
         arrays |= {"obs": array(jnp.float32, *state.rollout.obs.shape[1:]), "reset": array(bool)}
-        return Minibatch(**arrays | {"action": array(action.dtype, *action.shape[1:])})
+        return Samples(**arrays | {"action": array(action.dtype, *action.shape[1:])})
 
     acting = state, state.rollout.obs, state.rollout.reset
     action = jax.eval_shape(lambda *args: act(*args)[1].distribution.mode(), *acting)
     memory = jax.eval_shape(lambda: ppo.network.initial_memory(size))
-    gradient = jax.value_and_grad(ppo.loss, argnums=(0, 1), has_aux=True)  # also of what was remembered before
+
+    def loss(*args: Any) -> Any:
+        return ppo.loss(*args, jnp.float32(ppo.kl_coef))
+
+    gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)  # also of what was remembered before
     passes = ppo.num_epochs * ppo.num_minibatches / ppo.steps_per_iteration
     whole = jax.make_jaxpr(gradient)(state.params, memory, minibatch(ppo.num_steps if pieces > 1 else 1))
     found: collections.Counter[Any] = collections.Counter()

@@ -6,7 +6,12 @@ from typing import Any
 from pgjax.errors import InputError, nearest
 
 ALGORITHMS = {
-    "ppo": ("PPO", "proximal policy optimisation with the clipped surrogate (Schulman et al., 2017)"),
+    "reinforce": ("REINFORCE", "the score function times the returns of complete episodes (Williams, 1992)"),
+    "vpg": ("VPG", "vanilla policy gradient: a learned value, generalised advantages (Schulman et al., 2016)"),
+    "a2c": ("A2C", "advantage actor-critic: policy and value together, short rollouts (Mnih et al., 2016)"),
+    "npg": ("NPG", "natural policy gradient: steps measured by the KL divergence (Kakade, 2002)"),
+    "trpo": ("TRPO", "trust region policy optimisation: npg with a line search (Schulman et al., 2015)"),
+    "ppo": ("PPO", "proximal policy optimisation: clipped or penalised ratios (Schulman et al., 2017)"),
 }
 
 

@@ -59,6 +59,11 @@ class Environment(Protocol):
     @property
     def action_space(self) -> Space: ...
 
+    @property
+    def time_limit(self) -> Any:
+        """Steps after which every episode has ended, a number or an array; None if that is not known."""
+        ...
+
     def reset(self, key: Key) -> tuple[Any, jax.Array]:
         """-> (state, obs): the start of an episode."""
         ...

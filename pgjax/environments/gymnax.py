@@ -57,6 +57,10 @@ class GymnaxEnvironment:
     def name(self) -> str:
         return self.id or str(getattr(self.env, "name", type(self.env).__name__))
 
+    @property
+    def time_limit(self) -> Any:
+        return getattr(self.params, "max_steps_in_episode", None)
+
     def reset(self, key: Key) -> tuple[Any, jax.Array]:
         obs, state = self.env.reset(key, _consistent(self.id, self.params))
         return jax.tree.map(_strong, state), self._observation(obs)

@@ -53,6 +53,7 @@ class DelayedReward:
     name = "DelayedReward"
     observation_space = Box((1,))
     action_space: Space = Discrete(2)
+    time_limit = 2
 
     def reset(self, key: Key) -> tuple[Any, jax.Array]:
         return ProbeState(jnp.int32(0), jnp.int32(0)), jnp.zeros((1,))
@@ -85,6 +86,10 @@ class Recall:
     observation_space = Box((2,))
 
     @property
+    def time_limit(self) -> int:
+        return self.delay + 1
+
+    @property
     def action_space(self) -> Space:
         return Box((1,), -1.0, 1.0) if self.continuous else Discrete(2)
 
@@ -113,3 +118,55 @@ class Recall:
     def _observe(self, state: ProbeState) -> jax.Array:
         cue = jnp.where(state.time == 0, 2.0 * state.cue - 1.0, 0.0)
         return jnp.stack([cue, (state.time == self.delay).astype(jnp.float32)])
+
+
+@pytree
+class TabularMDP:
+    """A finite MDP with known transitions and rewards, of at most `horizon` steps.
+
+    In state s < S action a pays r[s, a] and leads to s' with probability P[s, a, s']; s' = S ends the episode. The time
+    is part of the observation, a one-hot vector over (time, state), so that values are those of a finite horizon and
+    the policy without hidden layers, `MLP(hidden=())`, is a table. Episodes start in state 0.
+    """
+
+    transition: Scalar
+    """P, of shape [S, A, S + 1]."""
+    reward: Scalar
+    """r, of shape [S, A]."""
+    horizon: int = field("steps after which the episode ends", default=1, accepts="[1, inf)")
+
+    name = "TabularMDP"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def observation_space(self) -> Box:
+        return Box((self.horizon * jnp.shape(self.reward)[0],))
+
+    @property
+    def action_space(self) -> Space:
+        return Discrete(jnp.shape(self.reward)[1])
+
+    @property
+    def time_limit(self) -> int:
+        return self.horizon
+
+    def reset(self, key: Key) -> tuple[Any, jax.Array]:
+        state = ProbeState(jnp.int32(0), jnp.int32(0))
+        return state, self._observe(state)
+
+    def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
+        probabilities = jnp.asarray(self.transition)[state.cue, action]
+        successor = jax.random.categorical(key, jnp.log(probabilities)).astype(jnp.int32)
+        after = ProbeState(successor, state.time + 1)
+        ended = (successor == jnp.shape(self.reward)[0]) | (after.time == self.horizon)
+        reward = jnp.asarray(self.reward)[state.cue, action]
+        return TimeStep(after, self._observe(after), reward, ended, jnp.zeros_like(ended))
+
+    def received(self, action: jax.Array) -> jax.Array:
+        return action
+
+    def _observe(self, state: ProbeState) -> jax.Array:
+        index = state.time * jnp.shape(self.reward)[0] + state.cue
+        return jax.nn.one_hot(index, *self.observation_space.shape)

@@ -1,0 +1,146 @@
+"""Natural policy gradient (Kakade, 2002).
+
+The steepest ascent where distance is the KL divergence of policies and not the length of the parameters' step:
+
+    theta <- theta + alpha F^-1 grad J,    F = E[grad log pi grad log pi^T],
+
+with F^-1 grad J by conjugate gradients on Fisher-vector products, and alpha either given or as large as a KL of
+`max_kl` allows (Schulman et al., 2015, appendix C).
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from pgjax import losses
+from pgjax.algorithms.on_policy import (
+    OnPolicyState,
+    Samples,
+    SeparateValue,
+    acting,
+    check,
+    collect,
+    credited,
+    fit_value,
+    initial_state,
+    learning_rates,
+)
+from pgjax.distributions import Distribution
+from pgjax.networks import Memory
+from pgjax.optimizers import adam, conjugate_gradient, fisher_vector_product, within_kl
+from pgjax.rollout import Actor
+from pgjax.types import Key, Metrics, Params, Scalar, field, pytree
+
+
+@pytree
+class NaturalGradient(SeparateValue):
+    """Hyperparameters of the algorithms that take natural gradients: declarations without behaviour."""
+
+    max_kl: Scalar = field(
+        "mean KL divergence of the new policy from the old that a step may reach", default=0.01, accepts="(0, inf)"
+    )
+    cg_iterations: int = field("conjugate-gradient iterations at most", default=10, accepts="[1, inf)")
+    cg_damping: Scalar = field("multiple of the identity added to the Fisher matrix", default=0.1, accepts="[0, inf)")
+    fisher_stride: int = field(
+        "one in so many environments enters the Fisher matrix, whose products cost the most",
+        default=1,
+        accepts="[1, inf)",
+    )
+    gae_lambda: Scalar = field(
+        "lambda of the generalised advantage: 0 one-step TD, 1 Monte Carlo", default=0.95, accepts="[0, 1]"
+    )
+
+
+@pytree
+class NPG(NaturalGradient):
+    step_rule: Literal["max_kl", "learning_rate"] = field(
+        "how long the step is: what max_kl allows, or learning_rate times the natural gradient", default="max_kl"
+    )
+    learning_rate: Scalar = field("alpha of step_rule learning_rate", default=0.1, accepts="[0, inf)")
+
+    def __post_init__(self) -> None:
+        check(self, "value_minibatches")
+
+    @property
+    def steps_per_iteration(self) -> int:
+        return self.num_envs * self.num_steps
+
+    @property
+    def num_iterations(self) -> int:
+        return self.total_steps // self.steps_per_iteration
+
+    def divides_into(self, devices: int) -> bool:
+        return devices == 1
+
+    def init(self, key: Key) -> OnPolicyState:
+        return initial_state(self, key, adam(self.value_learning_rate, self.max_grad_norm).init)
+
+    def actor(self, state: OnPolicyState) -> Actor:
+        return acting(self.network, state.params, state.obs_moments)
+
+    def step(self, state: OnPolicyState) -> tuple[OnPolicyState, Metrics]:
+        rollout_key, value_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
+        memory = state.rollout.memory
+
+        # Collect
+        after, batch, metrics = collect(self, state, rollout_key)
+
+        # Credit
+        learned = credited(self, batch)
+
+        # Learn
+        alpha, value_rate = learning_rates(self, state, self.learning_rate, self.value_learning_rate)
+        policy, objective = surrogate(self, state.params, memory, learned)
+        gradient = jax.grad(objective, has_aux=True)(state.params)[0]
+        product = fisher_vector_product(policy, state.params, self.cg_damping)
+        direction = conjugate_gradient(product, gradient, self.cg_iterations)
+        if self.step_rule == "max_kl":
+            step = within_kl(product, direction, self.max_kl)
+        else:
+            step = jax.tree.map(lambda d: alpha * d, direction)
+        params = jax.tree.map(jnp.add, state.params, step)
+        _, learning = objective(params)
+        params, opt_state, value_loss = fit_value(self, params, state.opt_state, memory, learned, value_rate, value_key)
+
+        metrics |= learning | {
+            "value_loss": value_loss,
+            "explained_variance": losses.explained_variance(batch.value, learned.value_target),
+            "grad_norm": optax.tree.norm(gradient),
+            "step_norm": optax.tree.norm(step),
+            "learning_rate": value_rate,
+        }
+        return after._replace(params=params, opt_state=opt_state), metrics
+
+
+def surrogate(
+    algorithm: Any, old_params: Params, memory: Memory, batch: Samples
+) -> tuple[Callable[[Params], Distribution], Callable[[Params], tuple[Array, Metrics]]]:
+    """The policy on the states that the Fisher matrix is averaged over, and what is maximised, both functions of the
+    parameters.
+
+    The objective is E[pi(a|s) / pi_old(a|s) A] + ent_coef E[entropy]; with it come metrics: its first term's negative,
+    E[KL(pi_old || pi)] and the entropy.
+    """
+
+    def policy(params: Params, stride: int = 1) -> Distribution:
+        start, obs, reset = (
+            jax.tree.map(lambda x: x[::stride], memory),
+            batch.obs[:, ::stride],
+            batch.reset[:, ::stride],
+        )
+        return algorithm.network.unroll(params, start, obs, reset)[1].distribution
+
+    old = jax.lax.stop_gradient(policy(old_params))
+
+    def objective(params: Params) -> tuple[Array, Metrics]:
+        new = policy(params)
+        ratio = jnp.exp(new.log_prob(batch.action) - batch.log_prob)
+        policy_loss, entropy = jnp.mean(losses.surrogate(ratio, batch.advantage)), jnp.mean(new.entropy())
+        metrics = {"policy_loss": policy_loss, "kl": jnp.mean(old.kl(new)), "entropy": entropy}
+        return algorithm.ent_coef * entropy - policy_loss, metrics
+
+    return lambda params: policy(params, algorithm.fisher_stride), objective

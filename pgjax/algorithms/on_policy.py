@@ -1,0 +1,250 @@
+"""What the on-policy algorithms share, so that the file of each holds the idea that gives it its name.
+
+Declarations of the hyperparameters that mean the same everywhere, the state of a run and its start, collecting with
+normalisers that stand still, and the regression of a value network that is learned apart from its policy.
+"""
+
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from pgjax import losses, returns
+from pgjax.distributions import Distribution
+from pgjax.environments.base import Environment
+from pgjax.errors import InputError
+from pgjax.networks import MLP, Memory, Network, has_memory
+from pgjax.normalize import (
+    Moments,
+    RewardScale,
+    initial_moments,
+    initial_reward_scale,
+    normalize,
+    scale_reward,
+    update_moments,
+    update_reward_scale,
+)
+from pgjax.optimizers import Schedule, adam, minibatch_epochs, scheduled
+from pgjax.rollout import Actor, RolloutState, Transition, initial_rollout, rollout
+from pgjax.sharding import SHARE_STEPS, mean_of_shares
+from pgjax.types import INIT_STREAM, TRACED, Key, Metrics, Params, Scalar, check_fields, field, pytree
+
+
+@pytree
+class OnPolicy:
+    """Hyperparameters of every on-policy algorithm: declarations without behaviour."""
+
+    env: Annotated[Environment, TRACED]
+    network: Network = field("policy and value network", default=MLP())
+    total_steps: int = field(
+        "environment steps to train for, over all environments", default=1_000_000, accepts="[1, inf)"
+    )
+    num_envs: int = field("environments stepped in parallel (B)", default=64, accepts="[1, inf)")
+    num_steps: int = field("steps of each environment per iteration (T)", default=128, accepts="[1, inf)")
+    lr_schedule: Schedule = field(
+        "every learning rate over the run: constant, down to 0 linearly or as a half cosine, or c / (k + lr_offset)",
+        default="linear",
+    )
+    lr_offset: Scalar = field(
+        "iterations after which robbins_monro has halved the learning rate", default=100.0, accepts="(0, inf)"
+    )
+    gamma: Scalar = field("discount per step", default=0.99, accepts="[0, 1]")
+    ent_coef: Scalar = field("weight of the entropy bonus", default=0.0, accepts="[0, inf)")
+    max_grad_norm: Scalar = field(
+        "global norm gradients are scaled down to; inf leaves them", default=0.5, accepts="(0, inf]"
+    )
+    normalize_obs: bool = field("scale observations by their running mean and standard deviation", default=False)
+    normalize_reward: bool = field(
+        "divide rewards by the running standard deviation of the discounted return", default=False
+    )
+    reward_clip: Scalar = field(
+        "rewards, scaled or not, are clipped to +- this; inf leaves them", default=float("inf"), accepts="(0, inf]"
+    )
+
+
+@pytree
+class SeparateValue(OnPolicy):
+    """Hyperparameters of those whose value is fitted by gradient steps of its own."""
+
+    value_learning_rate: Scalar = field("step size of the value's Adam", default=1e-3, accepts="[0, inf)")
+    value_epochs: int = field("passes of the value over each collected batch", default=4, accepts="[1, inf)")
+    value_minibatches: int = field("gradient steps of the value per epoch", default=4, accepts="[1, inf)")
+    normalize_advantage: bool = field("bring advantages to mean 0 and standard deviation 1", default=True)
+
+
+class OnPolicyState(NamedTuple):
+    key: Key
+    """The root: iteration i draws from fold_in(key, i)."""
+    iteration: Array
+    """int32, iterations done."""
+    params: Params
+    opt_state: Any
+    """What the algorithm's optimisers carry."""
+    rollout: RolloutState
+    obs_moments: Moments | None
+    reward_scale: RewardScale | None
+
+
+class Samples(NamedTuple):
+    """What is learned from, `[T, B, ...]`, or columns of it: `[T, size, ...]` for a network with memory, else
+    `[1, size, ...]`."""
+
+    obs: Array
+    reset: Array
+    action: Array
+    log_prob: Array
+    value: Array
+    advantage: Array
+    value_target: Array
+    policy: Distribution | None = None
+    """The policy that acted, where a loss asks for its KL divergence."""
+
+
+def check(algorithm: Any, minibatches: str | None = None) -> None:
+    """Refuse hyperparameters that do not fit together; `minibatches` names the field that must divide a batch.
+
+    Raises:
+        InputError: naming the field, the value and what would be accepted.
+    """
+    check_fields(algorithm)
+    name = type(algorithm).__name__
+    num_envs, num_steps, size = algorithm.num_envs, algorithm.num_steps, algorithm.steps_per_iteration
+    if algorithm.total_steps < size:
+        raise InputError(
+            f"{name}.total_steps = {algorithm.total_steps} is less than one iteration: expected at least "
+            f"num_envs * num_steps = {num_envs} * {num_steps} = {size}"
+        )
+    if isinstance(algorithm, SeparateValue) and getattr(algorithm.network, "shared_torso", False):
+        raise InputError(
+            f"{name}.network = {algorithm.network!r} is not accepted: expected shared_torso=False, because fitting "
+            "the value would move the policy"
+        )
+    if minibatches and num_columns(algorithm) % getattr(algorithm, minibatches):
+        remembers = has_memory(algorithm.network)
+        raise InputError(
+            f"{name}.{minibatches} = {getattr(algorithm, minibatches)} does not divide "
+            f"{'num_envs' if remembers else 'num_envs * num_steps'} = {num_columns(algorithm)}"
+            + (": a network with memory learns from whole sequences" if remembers else "")
+        )
+
+
+def num_columns(algorithm: Any) -> int:
+    """What minibatches are drawn from: sequences for a network with memory, single steps otherwise."""
+    return algorithm.num_envs if has_memory(algorithm.network) else algorithm.steps_per_iteration
+
+
+def divides_into(algorithm: Any, devices: int, num_minibatches: int) -> bool:
+    """Whether environments and minibatches can be divided over so many devices, with enough for each to pay."""
+    columns, steps = (n // num_minibatches for n in (num_columns(algorithm), algorithm.steps_per_iteration))
+    return algorithm.num_envs % devices == 0 and columns % devices == 0 and steps // devices >= SHARE_STEPS
+
+
+def initial_state(algorithm: Any, key: Key, initial_opt_state: Any) -> OnPolicyState:
+    """The start of a run; `initial_opt_state(params)` is what the algorithm's optimisers start from."""
+    params_key, env_key = jax.random.split(jax.random.fold_in(key, INIT_STREAM))
+    env, network = algorithm.env, algorithm.network
+    params = network.init(params_key, env.observation_space, env.action_space)
+    obs_moments = initial_moments(env.observation_space.shape) if algorithm.normalize_obs else None
+    return OnPolicyState(
+        key=key,
+        iteration=jnp.int32(0),
+        params=params,
+        opt_state=initial_opt_state(params),
+        rollout=initial_rollout(env, acting(network, params, obs_moments), env_key, algorithm.num_envs),
+        obs_moments=obs_moments,
+        reward_scale=initial_reward_scale(algorithm.num_envs) if algorithm.normalize_reward else None,
+    )
+
+
+def acting(network: Network, params: Params, obs_moments: Moments | None) -> Actor:
+    return Actor(
+        network.initial_memory,
+        lambda memory, obs, reset: network.step(params, memory, normalize(obs_moments, obs), reset),
+    )
+
+
+def collect(algorithm: Any, state: OnPolicyState, key: Key) -> tuple[OnPolicyState, Transition, Metrics]:
+    """One rollout of the policy of `state`.
+
+    Returns the state after it, its normalisers having seen the rollout; the rollout as learning sees it, with
+    observations and rewards by the normalisers of before; and the statistics of episodes.
+    """
+    policy = acting(algorithm.network, state.params, state.obs_moments)
+    after, batch, metrics = rollout(algorithm.env, policy, state.rollout, key, algorithm.num_steps)
+    done = batch.terminated | batch.truncated
+    reward = scale_reward(state.reward_scale, batch.reward)
+    seen = batch._replace(
+        obs=normalize(state.obs_moments, batch.obs),
+        reward=jnp.clip(reward, -algorithm.reward_clip, algorithm.reward_clip),
+    )
+    state = state._replace(
+        iteration=state.iteration + 1,
+        rollout=after,
+        obs_moments=state.obs_moments and update_moments(state.obs_moments, batch.obs),
+        reward_scale=state.reward_scale
+        and update_reward_scale(state.reward_scale, batch.reward, done, algorithm.gamma),
+    )
+    return state, seen, metrics
+
+
+def samples(batch: Transition, advantage: Array, value_target: Array) -> Samples:
+    return Samples(batch.obs, batch.reset, batch.action, batch.log_prob, batch.value, advantage, value_target)
+
+
+def credited(algorithm: Any, batch: Transition) -> Samples:
+    """A batch with generalised advantages, normalised where the algorithm says so, and the lambda-returns."""
+    advantage = returns.gae(
+        batch.reward,
+        batch.value,
+        batch.next_value,
+        batch.terminated,
+        batch.truncated,
+        algorithm.gamma,
+        algorithm.gae_lambda,
+    )
+    value_target = advantage + batch.value
+    if algorithm.normalize_advantage:
+        advantage = losses.normalized_advantage(advantage)
+    return samples(batch, advantage, value_target)
+
+
+def columns(algorithm: Any, samples: Samples) -> Samples:
+    """`samples` with everything that minibatches are drawn from on the second axis."""
+    if has_memory(algorithm.network):
+        return samples
+    return jax.tree.map(lambda x: x.reshape(1, num_columns(algorithm), *x.shape[2:]), samples)
+
+
+def learning_rates(algorithm: Any, state: OnPolicyState, *rates: Scalar) -> list[Array]:
+    """Each rate by the algorithm's schedule in the iteration after `state`."""
+    offset, iterations = algorithm.lr_offset, algorithm.num_iterations
+    return [scheduled(algorithm.lr_schedule, rate, state.iteration, iterations, offset) for rate in rates]
+
+
+def fit_value(
+    algorithm: Any, params: Params, opt_state: Any, memory: Memory, batch: Samples, learning_rate: Scalar, key: Key
+) -> tuple[Params, Any, Array]:
+    """Gradient steps of the value alone towards `batch.value_target`, and the mean loss on the way.
+
+    The policy's parameters have gradient zero and stay.
+    """
+    optimizer, batch = adam(learning_rate, algorithm.max_grad_norm), columns(algorithm, batch)
+
+    def loss(params: Params, memory: Memory, minibatch: Samples) -> Array:
+        value = algorithm.network.unroll(params, memory, minibatch.obs, minibatch.reset)[1].value
+        return jnp.mean(losses.value_loss(value, minibatch.value_target))
+
+    def update(carry: Any, columns: Array) -> tuple[Any, Array]:
+        params, opt_state = carry
+        minibatch = jax.tree.map(lambda x: x[:, columns], batch)
+        start = jax.tree.map(lambda x: x[columns], memory)
+        value_loss, grads = mean_of_shares(jax.value_and_grad(loss), in_axes=(None, 0, 1))(params, start, minibatch)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), value_loss
+
+    (params, opt_state), value_losses = minibatch_epochs(
+        update, (params, opt_state), key, num_columns(algorithm), algorithm.value_epochs, algorithm.value_minibatches
+    )
+    return params, opt_state, jnp.mean(value_losses)

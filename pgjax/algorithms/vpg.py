@@ -1,0 +1,95 @@
+"""Vanilla policy gradient with generalised advantages (Schulman et al., 2016; "VPG" of Spinning Up).
+
+    grad J = E[grad log pi(a|s) A(s, a)]
+
+One step of the policy per batch, because the expectation is over the policy that acted; then several steps of the value
+towards the lambda-return, whose targets stay right however far it moves.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from pgjax import losses
+from pgjax.algorithms import on_policy
+from pgjax.algorithms.on_policy import (
+    OnPolicyState,
+    Samples,
+    SeparateValue,
+    acting,
+    check,
+    collect,
+    credited,
+    fit_value,
+    initial_state,
+    learning_rates,
+)
+from pgjax.networks import Memory
+from pgjax.optimizers import adam
+from pgjax.rollout import Actor
+from pgjax.sharding import mean_of_shares
+from pgjax.types import Key, Metrics, Params, Scalar, field, pytree
+
+
+@pytree
+class VPG(SeparateValue):
+    learning_rate: Scalar = field("step size of the policy's Adam", default=3e-3, accepts="[0, inf)")
+    gae_lambda: Scalar = field(
+        "lambda of the generalised advantage: 0 one-step TD, 1 Monte Carlo", default=0.95, accepts="[0, 1]"
+    )
+
+    def __post_init__(self) -> None:
+        check(self, "value_minibatches")
+
+    @property
+    def steps_per_iteration(self) -> int:
+        return self.num_envs * self.num_steps
+
+    @property
+    def num_iterations(self) -> int:
+        return self.total_steps // self.steps_per_iteration
+
+    def divides_into(self, devices: int) -> bool:
+        return on_policy.divides_into(self, devices, self.value_minibatches)
+
+    def init(self, key: Key) -> OnPolicyState:
+        optimizer = adam(self.learning_rate, self.max_grad_norm)
+        return initial_state(self, key, lambda params: (optimizer.init(params), optimizer.init(params)))
+
+    def actor(self, state: OnPolicyState) -> Actor:
+        return acting(self.network, state.params, state.obs_moments)
+
+    def step(self, state: OnPolicyState) -> tuple[OnPolicyState, Metrics]:
+        rollout_key, value_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
+        memory = state.rollout.memory
+
+        # Collect
+        after, batch, metrics = collect(self, state, rollout_key)
+
+        # Credit
+        learned = credited(self, batch)
+
+        # Learn
+        policy_rate, value_rate = learning_rates(self, state, self.learning_rate, self.value_learning_rate)
+        policy_adam, value_adam = state.opt_state
+        gradient = mean_of_shares(jax.grad(self.loss, has_aux=True), in_axes=(None, 0, 1))
+        grads, learning = gradient(state.params, memory, learned)
+        updates, policy_adam = adam(policy_rate, self.max_grad_norm).update(grads, policy_adam, state.params)
+        params = optax.apply_updates(state.params, updates)
+        params, value_adam, value_loss = fit_value(self, params, value_adam, memory, learned, value_rate, value_key)
+
+        metrics |= learning | {
+            "value_loss": value_loss,
+            "explained_variance": losses.explained_variance(batch.value, learned.value_target),
+            "grad_norm": optax.tree.norm(grads),
+            "learning_rate": policy_rate,
+        }
+        return after._replace(params=params, opt_state=(policy_adam, value_adam)), metrics
+
+    def loss(self, params: Params, memory: Memory, batch: Samples) -> tuple[Array, Metrics]:
+        """The policy's loss; the value has one of its own."""
+        policy = self.network.unroll(params, memory, batch.obs, batch.reset)[1].distribution
+        policy_loss = jnp.mean(losses.policy_gradient(policy.log_prob(batch.action), batch.advantage))
+        entropy = jnp.mean(policy.entropy())
+        return policy_loss - self.ent_coef * entropy, {"policy_loss": policy_loss, "entropy": entropy}
