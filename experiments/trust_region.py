@@ -314,7 +314,7 @@ def main(options: Options) -> None:
         "quantiles of KL are over seeds and iterations; intervals resample seeds. PPO\n"
         f"has {ppo.num_epochs} epochs and learning rate {ppo.learning_rate:g} where these do not grow. A policy that "
         "has become deterministic moves no more: its KL is 0. The KL\nthat PPO with a penalty, NPG and TRPO report of "
-        f"themselves differs from this one by {difference:.1g} at most. {failed} of {runs} runs came to\n"
+        f"themselves differs from this one by {difference:.1g} at most. {failed} of {runs} entries came to\n"
         "numbers that are not finite.\n"
     )
     report = {

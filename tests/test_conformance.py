@@ -145,8 +145,16 @@ def idle(algorithm):
 
 def varied(algorithm):
     """One algorithm per `Scalar` field and one with other physics, each changed in that alone."""
-    changed = {"target_kl": 1e-7, "ent_coef": 0.3, "clip_eps": 1e-3, "max_grad_norm": 1e-3, "reward_clip": 0.2}
-    changed |= {"adaptive_kl": 1e-7, "backtrack": 0.1}
+    changed = {
+        "target_kl": 1e-7,
+        "ent_coef": 0.3,
+        "clip_eps": 1e-3,
+        "max_grad_norm": 1e-3,
+        "adaptive_kl": 1e-7,
+        "backtrack": 0.1,
+    }
+    # Where all rewards are clipped all episodes return the same, and normalised advantages are rounding.
+    changed["reward_clip"] = 3.0 if isinstance(algorithm, pgjax.REINFORCE) else 0.2
     rows = [
         dataclasses.replace(algorithm, **{name: changed.get(name, 0.7 * getattr(algorithm, name))})
         for name in scalar_fields(algorithm)
