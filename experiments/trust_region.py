@@ -245,6 +245,7 @@ def plot(found: list[Line], path: Path) -> None:
             below.plot(values, values, color="black", linestyle=":", label="max_kl")
         above.set(title=panel, xscale="log")
         below.set(xlabel=axis, yscale="log")
+        below.set_ylim(1e-5)
         below.set_xticks(values, [f"{value:g}" for value in values], fontsize=8)
         below.minorticks_off()
         for each in (above, below):

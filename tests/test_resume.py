@@ -29,7 +29,7 @@ CASES = {
     "population": ({"env": "CartPole-v1"}, 8),
 }
 OTHER_ALGORITHMS = {
-    "reinforce": ({"algorithm": pgjax.REINFORCE, "env": "Catch-bsuite", "baseline": "value", "num_steps": 10}, None),
+    "reinforce": ({"algorithm": pgjax.REINFORCE, "env": "Pendulum-v1", "limit": 8, "baseline": "value"}, None),
     "vpg": ({"algorithm": pgjax.VPG, "env": "Pendulum-v1", "normalize_obs": True, "normalize_reward": True}, None),
     "a2c": ({"algorithm": pgjax.A2C, "env": "CartPole-v1", "network": pgjax.GRU(hidden=(8,), memory_size=8)}, 3),
     "npg": ({"algorithm": pgjax.NPG, "env": "CartPole-v1"}, None),
@@ -41,7 +41,9 @@ OTHER_ALGORITHMS = {
 def case(name, tiny_algorithm):
     fields, seeds = (CASES | OTHER_ALGORITHMS)[name]
     fields = {"algorithm": pgjax.PPO} | fields
-    algorithm = tiny_algorithm(fields.pop("algorithm"), pgjax.make(fields.pop("env")), **fields)
+    limit = {"max_steps_in_episode": fields.pop("limit")} if "limit" in fields else {}
+    env = pgjax.make(fields.pop("env"), **limit)
+    algorithm = tiny_algorithm(fields.pop("algorithm"), env, **fields)
     return algorithm, {"seeds": seeds, "checkpoint_every": 2, "episodes": 4}
 
 
