@@ -165,7 +165,7 @@ SOLVERS = {
 }
 
 
-@pytest.mark.parametrize("continuous", [False, True], ids=["discrete", "continuous"])
+@pytest.mark.parametrize("continuous", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["choice", "number"])
 @pytest.mark.parametrize("name", SOLVERS)
 def test_every_algorithm_answers_a_cue(tiny_algorithm, name, continuous):
     """The probe whose best return is 1: chance is 1/2 for a choice and below 0 for a number."""

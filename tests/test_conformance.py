@@ -16,7 +16,7 @@ GRU = pgjax.GRU(hidden=(8,), memory_size=8)
 EPISODES = {"max_steps_in_episode": 8}  # as long as a rollout of the tiny algorithms
 ROWS = {
     "reinforce": {"env": ("Pendulum-v1", EPISODES), "baseline": "value", "credit": "discounted_reward_to_go"},
-    "vpg-gru": {"env": "CartPole-v1", "network": GRU, "lr_schedule": "cosine"},
+    "vpg": {"env": "CartPole-v1", "lr_schedule": "cosine"},
     "a2c": {"env": "CartPole-v1", "advantage": "n_step", "n": 3, "lr_schedule": "robbins_monro"},
     "npg": {"env": "CartPole-v1"},
     "trpo": {"env": "Pendulum-v1", "network": pgjax.MLP(hidden=(8,), squash=True)},
@@ -43,7 +43,7 @@ MORE_ROWS = {
         "normalize_advantage": True,
         "network": pgjax.MLP(hidden=(8,), state_dependent_std=True),
     },
-    "vpg": {"env": "CartPole-v1"},
+    "vpg-gru": {"env": "CartPole-v1", "network": GRU, "lr_schedule": "cosine"},
     "a2c-gru": {"env": "CartPole-v1", "network": GRU, "normalize_advantage": True},
     "npg-gru": {"env": "CartPole-v1", "network": GRU, "step_rule": "learning_rate"},
     "trpo-gru": {"env": "CartPole-v1", "network": GRU},
