@@ -178,7 +178,9 @@ def test_every_algorithm_answers_a_cue(tiny_algorithm, name, continuous):
     assert float(pgjax.evaluate(algorithm, state, jax.random.key(1), num_episodes=64).mean) > 0.9
 
 
-@pytest.mark.parametrize("cls", [pgjax.VPG, pgjax.A2C, pgjax.NPG, pgjax.TRPO])
+@pytest.mark.parametrize(
+    "cls", [pgjax.VPG, pgjax.A2C, *(pytest.param(x, marks=pytest.mark.slow) for x in (pgjax.NPG, pgjax.TRPO))]
+)
 def test_a_time_limit_is_not_death(tiny_algorithm, cls):
     """Reward 1 for ever, gamma 0.9, episodes cut at 10 steps: V = 1 / (1 - gamma) = 10."""
     env = probes.ConstantReward(time_limit=10)
