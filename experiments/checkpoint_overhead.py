@@ -20,9 +20,9 @@ import numpy as np
 import tyro
 
 import pgjax
-from pgjax.checkpoint import to_config, versions
-from pgjax.presets import preset
-from pgjax.rundir import read_rows
+from pgjax.commands.presets import preset
+from pgjax.running.config import to_config, versions
+from pgjax.running.directory import read_rows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,10 +14,10 @@ from scipy import stats
 
 import pgjax
 from pgjax.algorithms import algorithm_class
-from pgjax.checkpoint import to_config, versions
-from pgjax.networks import make_network
-from pgjax.presets import preset
-from pgjax.statistics import Estimate
+from pgjax.commands.presets import preset
+from pgjax.networks.registry import make_network
+from pgjax.reporting.statistics import Estimate
+from pgjax.running.config import to_config, versions
 
 
 def preset_algorithm(name: str, env_id: str, **changes: Any) -> Any:

@@ -36,10 +36,10 @@ from tabular import (
     visits,
 )
 
-from pgjax import returns
-from pgjax.checkpoint import to_config
 from pgjax.environments.probes import TabularMDP
-from pgjax.rollout import Transition
+from pgjax.learning import returns
+from pgjax.learning.rollout import Transition
+from pgjax.running.config import to_config
 
 EXPRESSIONS: dict[str, tuple[Any, Any]] = {
     "total return": ("total_return", "none"),

@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 
 import pgjax
-from pgjax.presets import preset
+from pgjax.commands.presets import preset
 
 
 @dataclasses.dataclass(frozen=True)

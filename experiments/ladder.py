@@ -18,8 +18,8 @@ from common import band, draw_band, markdown, preset_algorithm, pyplot, text_of,
 
 import pgjax
 from pgjax.algorithms import algorithm_class
-from pgjax.checkpoint import to_config
-from pgjax.statistics import interquartile_mean
+from pgjax.reporting.statistics import interquartile_mean
+from pgjax.running.config import to_config
 
 GOALS = {"CartPole-v1": 475.0, "Acrobot-v1": -100.0, "Pendulum-v1": -300.0}
 RUNGS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -17,8 +17,8 @@ import tyro
 from common import markdown, preset_ppo, pyplot, text_of, write_report
 
 import pgjax
-from pgjax.checkpoint import to_config
-from pgjax.statistics import Estimate, interquartile_mean, probability_of_improvement
+from pgjax.reporting.statistics import Estimate, interquartile_mean, probability_of_improvement
+from pgjax.running.config import to_config
 
 MEASURES = {"final": "final return", "area": "mean return in training"}
 """The greedy return at the end, and the area under the learning curve divided by its length."""

@@ -19,7 +19,7 @@ import tyro
 from common import markdown, preset_ppo, pyplot, write_report
 
 import pgjax
-from pgjax.checkpoint import to_config
+from pgjax.running.config import to_config
 
 AXES = {
     "learning_rate": pgjax.log_uniform(1e-5, 1e-1),

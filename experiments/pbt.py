@@ -21,8 +21,8 @@ from common import band, markdown, preset_ppo, pyplot, text_of, write_report
 from matplotlib.ticker import EngFormatter
 
 import pgjax
-from pgjax.search import curve_mean
-from pgjax.statistics import interquartile_mean, probability_of_improvement
+from pgjax.reporting.statistics import interquartile_mean, probability_of_improvement
+from pgjax.sweeping.search import curve_mean
 
 AXES = {
     "learning_rate": pgjax.log_uniform(1e-5, 1e-1),

@@ -21,7 +21,7 @@ from common import markdown, preset_ppo, pyplot, settings_report, text_of, write
 from scipy import stats
 
 import pgjax
-from pgjax.statistics import interquartile_mean
+from pgjax.reporting.statistics import interquartile_mean
 
 EVALUATION_SEED = 1_000_000
 """Not one that anything was trained with."""

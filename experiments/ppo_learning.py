@@ -24,9 +24,9 @@ import tyro
 from scipy import stats
 
 import pgjax
-from pgjax.checkpoint import to_config
-from pgjax.networks import make_network
-from pgjax.presets import preset
+from pgjax.commands.presets import preset
+from pgjax.networks.registry import make_network
+from pgjax.running.config import to_config
 
 GOALS = {
     "CartPole-v1": 495.0,

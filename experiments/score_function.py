@@ -30,9 +30,9 @@ from tabular import (
     values,
 )
 
-from pgjax.checkpoint import to_config
-from pgjax.rollout import Transition
-from pgjax.statistics import Estimate
+from pgjax.learning.rollout import Transition
+from pgjax.reporting.statistics import Estimate
+from pgjax.running.config import to_config
 
 SCORE = "score alone"
 NONE = "no baseline"

@@ -28,7 +28,7 @@ import tyro
 from common import markdown, preset_ppo, pyplot, write_report
 
 import pgjax
-from pgjax.cores import count_cores
+from pgjax.core.cores import count_cores
 
 CORES = count_cores()
 WAYS = {

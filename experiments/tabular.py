@@ -19,10 +19,10 @@ from jax.flatten_util import ravel_pytree
 
 import pgjax
 from pgjax.algorithms.on_policy import OnPolicyState, collect, samples
+from pgjax.core.algorithm import Key, Metrics, Params
 from pgjax.environments.probes import TabularMDP
-from pgjax.rollout import Transition, initial_rollout
-from pgjax.statistics import Estimate
-from pgjax.types import Key, Metrics, Params
+from pgjax.learning.rollout import Transition, initial_rollout
+from pgjax.reporting.statistics import Estimate
 
 S, A, H = 4, 3, 8
 """States, actions and horizon of the finite MDP."""

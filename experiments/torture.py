@@ -29,8 +29,8 @@ import numpy as np
 import tyro
 
 import pgjax
-from pgjax.checkpoint import versions
-from pgjax.rundir import read_rows
+from pgjax.running.config import versions
+from pgjax.running.directory import read_rows
 
 FLAGS = [
     "--env",
@@ -57,7 +57,8 @@ class Options:
 def start(directory: Path, options: Options, **how: Any) -> subprocess.Popen:
     """The run in a child process; the same command starts and continues it."""
     steps = ["--total-steps", str(options.iterations * 16 * 32), "--directory", str(directory)]
-    command = [sys.executable, "-c", "import sys; from pgjax.cli import main; sys.exit(main())", "train", "ppo"]
+    main = "import sys; from pgjax.commands.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", main, "train", "ppo"]
     return subprocess.Popen(
         [*command, *FLAGS, *steps], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **how
     )

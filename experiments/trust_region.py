@@ -26,10 +26,10 @@ import pgjax
 from pgjax.algorithms.npg import NPG
 from pgjax.algorithms.on_policy import collect
 from pgjax.algorithms.trpo import TRPO
-from pgjax.checkpoint import to_config
-from pgjax.distributions import Distribution
-from pgjax.statistics import Estimate, interquartile_mean
-from pgjax.types import pytree
+from pgjax.core.hyperparameters import pytree
+from pgjax.networks.distributions import Distribution
+from pgjax.reporting.statistics import Estimate, interquartile_mean
+from pgjax.running.config import to_config
 
 ENV = "CartPole-v1"
 BROKEN = 0.75

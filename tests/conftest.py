@@ -20,10 +20,13 @@ import jax
 import jaxtyping
 import pytest
 
-CHECKED = ["pgjax.returns", "pgjax.losses", "pgjax.normalize", "pgjax.distributions", "pgjax.rollout"]
+CHECKED = [
+    *(f"pgjax.learning.{room}" for room in ("returns", "losses", "normalize", "rollout")),
+    "pgjax.networks.distributions",
+]
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
     import pgjax
-    from pgjax.train import train_chunk
+    from pgjax.running.loop import train_chunk
 
 
 @pytest.fixture(scope="session")

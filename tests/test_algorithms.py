@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import pgjax
-from pgjax import losses, returns
 from pgjax.algorithms.on_policy import collect
 from pgjax.environments import probes
+from pgjax.learning import losses, returns
 
 SHARED = pgjax.MLP(hidden=(8,), shared_torso=True)
 EPISODES = {"max_steps_in_episode": 8}

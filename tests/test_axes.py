@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import pgjax
-from pgjax.axes import axis_key, check_axes, is_traced, leaves_named, settings, with_setting
-from pgjax.types import EVALUATION_STREAM, INIT_STREAM
+from pgjax.core.algorithm import EVALUATION_STREAM, INIT_STREAM
+from pgjax.core.hyperparameters import pytree
+from pgjax.sweeping.space import axis_key, check_axes, is_traced, leaves_named, settings, with_setting
 
 KEY = jax.random.key(0)
 
@@ -157,7 +158,7 @@ def test_bad_distributions_are_refused(make):
 
 
 def test_a_name_that_two_parts_share_needs_its_prefix(tiny):
-    @pgjax.types.pytree
+    @pytree
     class Rival(pgjax.MLP):
         gamma: float = 0.5
 

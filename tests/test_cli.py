@@ -7,10 +7,10 @@ import json
 import pytest
 
 import pgjax
-from pgjax import cli, presets
 from pgjax.algorithms import ALGORITHMS, algorithm_class
+from pgjax.commands import cli, presets
 from pgjax.environments.catalog import CATALOG
-from pgjax.networks import make_network
+from pgjax.networks.registry import make_network
 
 TINY = ["--total-steps", "96", "--num-envs", "4", "--num-steps", "8", "--num-epochs", "1", "--num-minibatches", "1"]
 
@@ -236,7 +236,7 @@ def test_several_environments_and_networks_are_axes_too(capsys, tmp_path, monkey
         swept.update(arguments, algorithm=algorithm)
         raise pgjax.InputError("seen")
 
-    monkeypatch.setattr(importlib.import_module("pgjax.sweep"), "sweep", remember)
+    monkeypatch.setattr(importlib.import_module("pgjax.sweeping.shell"), "sweep", remember)
     axes = [
         "--env",
         "CartPole-v1,Acrobot-v1",

@@ -10,7 +10,8 @@ import pytest
 
 import pgjax
 from pgjax.algorithms import ALGORITHMS, algorithm_class
-from pgjax.types import EVALUATION_STREAM, INIT_STREAM, Scalar, field_types
+from pgjax.core.algorithm import EVALUATION_STREAM, INIT_STREAM
+from pgjax.core.hyperparameters import Scalar, field_types
 
 GRU = pgjax.GRU(hidden=(8,), memory_size=8)
 EPISODES = {"max_steps_in_episode": 8}  # as long as a rollout of the tiny algorithms

@@ -10,7 +10,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 
-from pgjax.distributions import Categorical, Deterministic, DiagGaussian, TanhGaussian
+from pgjax.networks.distributions import Categorical, Deterministic, DiagGaussian, TanhGaussian
 
 SAMPLES = 50_000
 NAN, INF = float("nan"), float("inf")

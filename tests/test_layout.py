@@ -9,66 +9,60 @@ from pathlib import Path
 import pgjax
 
 PACKAGE = Path(pgjax.__file__).parent
-ROOMS = [
-    "errors",
-    "cores",
-    "rundir",
-    "types",
-    "sharding",
-    "environments",
-    "distributions",
-    "networks",
-    "normalize",
-    "rollout",
-    "returns",
-    "losses",
-    "optimizers",
-    "algorithms",
-    "train",
-    "evaluate",
-    "population",
-    "programs",
-    "checkpoint",
-    "logging",
-    "run",
-    "statistics",
-    "plotting",
-    "axes",
-    "search",
-    "plan",
-    "results",
-    "sweep",
-    "optuna_search",
-    "presets",
-    "flags",
-    "cli",
-]
+FILES = {
+    "core": ["errors", "cores", "hyperparameters", "algorithm", "devices"],
+    "environments": ["base", "catalog", "gymnax", "probes"],
+    "networks": ["distributions", "network", "torsos", "heads", "feedforward", "recurrent", "registry"],
+    "learning": ["normalize", "rollout", "returns", "losses", "optimizers", "evaluation"],
+    "algorithms": ["on_policy", "reinforce", "vpg", "a2c", "npg", "trpo", "ppo"],
+    "running": ["directory", "loop", "population", "compile", "config", "checkpoint", "sinks", "shell"],
+    "reporting": ["statistics", "plotting", "rendering"],
+    "sweeping": ["space", "search", "plan", "result", "shell", "optuna"],
+    "commands": ["presets", "flags", "cli"],
+}
+ORDER = [f"{room}.{file}" for room, files in FILES.items() for file in ["__init__", *files]]
 
 
-def room_of(path):
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def name_of(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
-def imported_rooms(path):
+def imported(path):
+    """Every file of the package that `path` imports, as room.file."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pgjax":
-            parts = node.module.split(".")
-            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+            parts = node.module.split(".")[1:]
+            names = [alias.name for alias in node.names]
+            if len(parts) == 2:
+                yield ".".join(parts)
+            elif parts:
+                yield from (f"{parts[0]}.{n}" if n in FILES[parts[0]] else f"{parts[0]}.__init__" for n in names)
+            else:
+                yield from (f"the top ({n})" for n in names)
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("pgjax."))
+            yield from (alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("pgjax"))
 
 
-def test_every_room_is_on_the_list_and_imports_point_upward():
+def test_every_file_is_on_the_list_and_imports_point_upward():
     files = [p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py"]
-    assert {room_of(p) for p in files} == set(ROOMS)
+    assert {name_of(p) for p in files} == set(ORDER)
     for path in files:
-        for room in imported_rooms(path):
-            assert ROOMS.index(room) <= ROOMS.index(room_of(path)), f"{path} imports {room}, which comes later"
+        for name in imported(path):
+            assert name in ORDER, f"{path} imports {name}"
+            assert ORDER.index(name) < ORDER.index(name_of(path)), f"{path} imports {name}, which comes later"
 
 
-def test_docstring_gives_the_reading_order():
-    order = re.sub(r"\s+", " ", pgjax.__doc__).partition("in this order: ")[2].partition(". ")[0]
-    assert order.split(", ") == ROOMS
+def test_docstrings_give_the_reading_order():
+    rooms = re.sub(r"\s+", " ", pgjax.__doc__).partition("in this order: ")[2].partition(". ")[0]
+    assert rooms.split(", ") == list(FILES)
+    for room, files in FILES.items():
+        named = re.findall(r"`(\w+)`", ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text())))
+        assert [name for name in named if name in files] == files
+
+
+def test_no_module_has_the_name_of_a_public_function():
+    public = {name for name in pgjax.__all__ if not name[0].isupper()} - {"returns", "losses"}
+    assert not public & {*FILES, *(file for files in FILES.values() for file in files)}
 
 
 def test_only_gymnax_py_knows_gymnax():
@@ -84,15 +78,6 @@ def run_python(code):
 def test_help_and_listings_import_neither_jax_nor_gymnax():
     for arguments in (["--help"], ["envs"], ["algorithms"]):
         heavy = "print([m for m in ('jax', 'gymnax') if m in sys.modules])"
-        out = run_python(f"import sys, pgjax.cli; pgjax.cli.main({arguments}); {heavy}")
+        out = run_python(f"import sys, pgjax.commands.cli; pgjax.commands.cli.main({arguments}); {heavy}")
         assert out.splitlines()[-1] == "[]"
         assert len(out.splitlines()) > 1
-
-
-def test_functions_are_not_hidden_by_modules_of_the_same_name():
-    out = run_python("""
-import pgjax.train, pgjax.run, pgjax.evaluate
-print(callable(pgjax.train), callable(pgjax.run), callable(pgjax.evaluate))
-""")
-    assert out.split() == ["True"] * 3
-    assert "PPO" in dir(pgjax)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import pgjax
+from pgjax.core.hyperparameters import Scalar, field, pytree
 from pgjax.environments import probes
 from pgjax.environments.base import Environment, Space
-from pgjax.types import Scalar, field, pytree
 
 
 def trained(algorithm, key=0):

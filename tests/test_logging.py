@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pgjax
-from pgjax.logging import Background, Csv, JsonLines
+from pgjax.running.sinks import Background, Csv, JsonLines
 
 ROWS = [
     {"iteration": i, "steps": 32 * i, "return_mean": math.nan if i == 2 else 1.5 * i, "value_loss": 0.1 * i}

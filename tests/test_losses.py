@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pgjax import losses
+from pgjax.learning import losses
 
 EPS = 0.2
 

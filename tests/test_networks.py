@@ -11,9 +11,10 @@ import pytest
 from flax import linen, nnx
 
 import pgjax
-from pgjax.distributions import Categorical, DiagGaussian, TanhGaussian
 from pgjax.environments.base import Box, Discrete
-from pgjax.networks import _Conv, has_memory, orthogonal
+from pgjax.networks.distributions import Categorical, DiagGaussian, TanhGaussian
+from pgjax.networks.network import has_memory
+from pgjax.networks.torsos import orthogonal
 
 
 class LinenTorso(linen.Module):

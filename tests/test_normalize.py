@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pgjax.normalize import (
+from pgjax.learning.normalize import (
     Moments,
     initial_moments,
     initial_reward_scale,

@@ -11,8 +11,8 @@ import pytest
 import scipy.stats
 from jax.flatten_util import ravel_pytree
 
-from pgjax import optimizers
-from pgjax.distributions import Categorical, DiagGaussian
+from pgjax.learning import optimizers
+from pgjax.networks.distributions import Categorical, DiagGaussian
 
 
 def array(*numbers):

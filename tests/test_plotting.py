@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import pgjax
-from pgjax.plotting import plot_runs, plot_sweep, render_episode
-from pgjax.results import SweepResult
+from pgjax.reporting.plotting import plot_runs, plot_sweep
+from pgjax.reporting.rendering import render_episode
+from pgjax.sweeping.result import SweepResult
 
 
 def fake_run(directory, seed, gamma=0.99, seeds=None, steps=5):

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 import pgjax
-from pgjax.checkpoint import Checkpoints
-from pgjax.logging import JsonLines
-from pgjax.rundir import locked, read_rows, status
+from pgjax.running.checkpoint import Checkpoints
+from pgjax.running.directory import locked, read_rows, status
+from pgjax.running.sinks import JsonLines
 
-run_module = importlib.import_module("pgjax.run")
+run_module = importlib.import_module("pgjax.running.shell")
 
 CASES = {
     "mlp": ({"env": "Pendulum-v1", "normalize_obs": True, "normalize_reward": True}, None),
@@ -248,7 +248,7 @@ def test_a_directory_in_use_is_refused_and_a_stale_lock_is_recognised(tiny, undi
             "-c",
             textwrap.dedent(f"""
             import pathlib, time
-            from pgjax.rundir import locked
+            from pgjax.running.directory import locked
             with locked(pathlib.Path({str(run)!r})):
                 print("locked", flush=True)
                 time.sleep(60)
@@ -275,7 +275,7 @@ def test_a_directory_in_use_is_refused_and_a_stale_lock_is_recognised(tiny, undi
 def test_a_second_signal_ends_the_process_at_once(undisturbed, tmp_path):
     code = textwrap.dedent("""
         import os, signal, time
-        from pgjax.run import stop_signals
+        from pgjax.running.shell import stop_signals
         with stop_signals() as received:
             os.kill(os.getpid(), signal.SIGINT)
             print(received[0].name, flush=True)

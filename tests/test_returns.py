@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 
-from pgjax import returns
+from pgjax.learning import returns
 
 T = 11
 GAMMA, LAMBDA = 0.93, 0.85

@@ -7,7 +7,7 @@ import pytest
 
 import pgjax
 from pgjax.environments.base import Discrete
-from pgjax.rollout import Actor, initial_rollout, rollout
+from pgjax.learning.rollout import Actor, initial_rollout, rollout
 
 T, B = 12, 3
 
@@ -57,7 +57,7 @@ def test_next_value_is_that_of_the_true_successor(collected):
 @pytest.mark.parametrize("bulk", [0, 128])
 def test_every_episode_starts_anew_and_differently(bulk, monkeypatch):
     """Drawn at once or step by step: the observation after an end is within CartPole's range of starts, as no other."""
-    monkeypatch.setattr("pgjax.rollout.BULK_BYTES", bulk)
+    monkeypatch.setattr("pgjax.learning.rollout.BULK_BYTES", bulk)
     *_, batch, _ = collect(pgjax.make("CartPole-v1", max_steps_in_episode=5), pgjax.MLP(hidden=(8,)))
     after_an_end = np.array(batch.obs)[1:][np.array(batch.truncated)[:-1]]
     assert len(after_an_end) == 2 * B

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import pgjax
-from pgjax import checkpoint, rundir
 from pgjax.environments import probes
-from pgjax.logging import JsonLines
+from pgjax.running import checkpoint
+from pgjax.running import directory as rundir
+from pgjax.running.sinks import JsonLines
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_half_a_line_is_never_left_behind(tmp_path):
     code = f"""
 import pathlib, resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from pgjax.logging import JsonLines
+from pgjax.running.sinks import JsonLines
 sink = JsonLines(pathlib.Path({str(tmp_path / "metrics.jsonl")!r}))
 sink.write([{{"iteration": i, "x": 0.1}} for i in range(10)])
 resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))
@@ -146,7 +147,7 @@ def test_a_full_disk_stops_the_run_and_what_was_written_stays(tiny, tmp_path, mo
 
     original = JsonLines.write
     monkeypatch.setattr(JsonLines, "write", full)
-    monkeypatch.setattr(importlib.import_module("pgjax.run"), "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(importlib.import_module("pgjax.running.shell"), "CHUNK_SECONDS", 0.0)
     with pytest.raises(OSError, match="No space left"):
         pgjax.run(tiny, directory=tmp_path / "run", progress=False)
     assert [row["iteration"] for row in lines(tmp_path / "run")] == [1]

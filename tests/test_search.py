@@ -7,8 +7,9 @@ import pytest
 
 import pgjax
 from pgjax.algorithms.on_policy import OnPolicyState
-from pgjax.population import stack
-from pgjax.search import curve_mean
+from pgjax.running.population import stack
+from pgjax.sweeping import space
+from pgjax.sweeping.search import curve_mean
 
 SETTINGS, SEEDS = 8, 10
 AXES = {
@@ -25,12 +26,12 @@ def changed(tiny):
     rng = np.random.default_rng(0)
     count = SETTINGS * SEEDS
     members = [
-        pgjax.axes.with_setting(
+        space.with_setting(
             tiny, {"learning_rate": 10 ** rng.uniform(-4, -1), "gamma": rng.choice([0.9, 0.95, 0.99]), "clip_eps": 0.3}
         )
         for _ in range(count)
     ]
-    names = pgjax.axes.leaves_named(tiny, AXES)
+    names = space.leaves_named(tiny, AXES)
     population = stack(members, names)
     state = OnPolicyState(
         key=jax.vmap(jax.random.key)(jnp.arange(count)),
@@ -94,15 +95,13 @@ def test_members_and_fields_explore_independently(changed):
 
 def test_steps_are_factors_shares_of_the_width_or_neighbours(tiny):
     pbt = pgjax.PBT(fraction=0.5, factor=2.0, resample=0.0)
-    members = [
-        pgjax.axes.with_setting(tiny, {"learning_rate": 0.01, "gae_lambda": 0.5, "gamma": 0.95}) for _ in range(40)
-    ]
+    members = [space.with_setting(tiny, {"learning_rate": 0.01, "gae_lambda": 0.5, "gamma": 0.95}) for _ in range(40)]
     axes = {
         "learning_rate": pgjax.log_uniform(1e-4, 1.0),
         "gae_lambda": pgjax.uniform(0.4, 0.6),
         "gamma": [0.9, 0.95, 0.99],
     }
-    population = stack(members, pgjax.axes.leaves_named(tiny, axes))
+    population = stack(members, space.leaves_named(tiny, axes))
     state = OnPolicyState(jax.random.split(jax.random.key(0), 40), *[jnp.zeros(40)] * 6)
     after, _, source = pbt.exploit_and_explore(axes, jax.random.key(0), np.arange(40.0)[:, None], population, state)
     rates = np.round(np.asarray(after.member.learning_rate), 6)

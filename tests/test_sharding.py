@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import pgjax
-from pgjax.population import copies
-from pgjax.programs import compile_run
+from pgjax.running.compile import compile_run
+from pgjax.running.population import copies
 
 
 def assert_close(tree, other):
@@ -63,7 +63,7 @@ def test_members_of_a_run_are_spread_and_trained_a_few_at_a_time(tiny, monkeypat
     subject, keys = copies(tiny, 6), jax.random.split(jax.random.key(0), 6)
     used, spread = trained(subject, keys, 4)
     assert used == 3
-    monkeypatch.setattr("pgjax.population.STEPS_AT_ONCE", 2 * tiny.steps_per_iteration)
+    monkeypatch.setattr("pgjax.running.population.STEPS_AT_ONCE", 2 * tiny.steps_per_iteration)
     used, in_pairs = trained(subject, keys, 1)
     assert used == 1
     assert_close(spread, in_pairs)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import pgjax
-from pgjax.statistics import interquartile_mean, probability_of_improvement
+from pgjax.reporting.statistics import interquartile_mean, probability_of_improvement
 
 RNG = np.random.default_rng(3)
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 import pgjax
-from pgjax.programs import _compile
-from pgjax.rundir import status
-from pgjax.types import Scalar, field_types
+from pgjax.core.hyperparameters import Scalar, field_types
+from pgjax.running.compile import _compile
+from pgjax.running.directory import status
 
-sweep_module = importlib.import_module("pgjax.sweep")
-programs_module = importlib.import_module("pgjax.programs")
+sweep_module = importlib.import_module("pgjax.sweeping.shell")
+programs_module = importlib.import_module("pgjax.running.compile")
 
 PLAIN = {"episodes": 4, "progress": False}
 AXES = {"learning_rate": [1e-2, 3e-3, 1e-3], "gamma": [0.9, 0.99, 0.95]}
@@ -224,8 +224,8 @@ def test_a_killed_sweep_ends_as_if_it_had_not_been(tiny, undisturbed, tmp_path):
     """SIGKILL in a process of its own, in the middle of the second of three batches."""
     code = textwrap.dedent("""
         import importlib, os, signal, sys, pgjax
-        from pgjax.checkpoint import from_config
-        sweep_module = importlib.import_module("pgjax.sweep")
+        from pgjax.running.config import from_config
+        sweep_module = importlib.import_module("pgjax.sweeping.shell")
         show = sweep_module._Sweep._show
         def kill(self, batch, members, point):
             if members[-1] == 5 and point == 5:

@@ -14,12 +14,12 @@ import pytest
 from reference import TabularReference
 
 import pgjax
-from pgjax import returns
 from pgjax.algorithms.npg import surrogate
 from pgjax.algorithms.on_policy import collect, credited, samples
 from pgjax.environments.probes import TabularMDP
-from pgjax.optimizers import conjugate_gradient, fisher_vector_product
-from pgjax.rollout import initial_rollout
+from pgjax.learning import returns
+from pgjax.learning.optimizers import conjugate_gradient, fisher_vector_product
+from pgjax.learning.rollout import initial_rollout
 
 S, A, H, GAMMA = 3, 2, 4, 0.8
 ROLLOUTS, ENVS = 3000, 8

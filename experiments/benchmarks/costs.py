@@ -20,8 +20,8 @@ import tyro
 from harness import RESULTS, compiled_iterations, markdown, quartiles, report
 
 import pgjax
+from pgjax.core.hyperparameters import TRACED, pytree
 from pgjax.environments.base import TimeStep
-from pgjax.types import TRACED, pytree
 
 
 @dataclasses.dataclass(frozen=True)

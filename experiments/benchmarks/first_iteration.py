@@ -12,10 +12,10 @@ def first_iteration(started: float) -> None:
     import jax
 
     import pgjax
-    from pgjax.flags import enable_compilation_cache
-    from pgjax.presets import preset
+    from pgjax.commands.flags import enable_compilation_cache
+    from pgjax.commands.presets import preset
 
-    for name in ("tyro", "pgjax.cli", "pgjax.run"):
+    for name in ("tyro", "pgjax.commands.cli", "pgjax.running.shell"):
         importlib.import_module(name)
     pgjax.registered_envs()  # imports gymnax
     marks.append(time.time())

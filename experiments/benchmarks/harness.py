@@ -20,10 +20,10 @@ from common import preset_ppo as preset_ppo
 from common import pyplot as pyplot
 from common import write_report
 
-from pgjax.checkpoint import from_config, to_config
-from pgjax.cores import count_cores
-from pgjax.population import copies
-from pgjax.programs import compile_run
+from pgjax.core.cores import count_cores
+from pgjax.running.compile import compile_run
+from pgjax.running.config import from_config, to_config
+from pgjax.running.population import copies
 
 CORES = count_cores()
 RESULTS = Path("experiments/results/benchmarks")

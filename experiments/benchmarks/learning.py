@@ -24,8 +24,8 @@ sys.path.append(str(Path(__file__).parents[1]))
 from common import band, draw_band, dumps, markdown, preset_ppo, pyplot, text_of
 
 import pgjax
-from pgjax.checkpoint import to_config, versions
-from pgjax.statistics import interquartile_mean, probability_of_improvement
+from pgjax.reporting.statistics import interquartile_mean, probability_of_improvement
+from pgjax.running.config import to_config, versions
 
 ENVIRONMENTS = ("CartPole-v1", "Pendulum-v1")
 

@@ -39,7 +39,7 @@ import tyro
 sys.path.append(str(Path(__file__).parents[1]))
 from common import markdown, preset_ppo, pyplot, write_report
 
-from pgjax.cores import count_cores
+from pgjax.core.cores import count_cores
 
 HERE = Path(__file__).with_suffix("")
 CORES = count_cores()

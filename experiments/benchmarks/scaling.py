@@ -20,7 +20,7 @@ import tyro
 from harness import CORES, RESULTS, Worker, markdown, pyplot, quartiles, report, take_turns
 
 import pgjax
-from pgjax.checkpoint import to_config
+from pgjax.running.config import to_config
 
 WORTH = 0.1
 """The gain of a doubling that still pays."""

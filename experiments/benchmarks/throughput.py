@@ -24,7 +24,7 @@ from harness import RESULTS, Training, Worker, markdown, pyplot, quartiles, repo
 from work import peaks, product_flops, work
 
 import pgjax
-from pgjax.checkpoint import from_config, to_config
+from pgjax.running.config import from_config, to_config
 
 CASES: dict[str, tuple[str, Any, dict[str, int]]] = {
     "cartpole-4x128": ("CartPole-v1", pgjax.MLP(), {"num_envs": 4, "num_steps": 128}),

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import pgjax
 from pgjax.algorithms.on_policy import Samples, num_columns
-from pgjax.networks import has_memory
+from pgjax.networks.network import has_memory
 
 SQUARE = ((1024, 1024), (1024, 1024), (((1,), (0,)), ((), ())))
 

@@ -1,9 +1,12 @@
-"""The algorithms, by the name the command line uses: class and one sentence. Nothing is imported until it is used."""
+"""The algorithms, by the name the command line uses: class and one sentence. Nothing is imported until it is used.
+
+Read `on_policy` (what they share), then one file per idea: `reinforce`, `vpg`, `a2c`, `npg`, `trpo`, `ppo`.
+"""
 
 import importlib
 from typing import Any
 
-from pgjax.errors import InputError, nearest
+from pgjax.core.errors import InputError, nearest
 
 ALGORITHMS = {
     "reinforce": ("REINFORCE", "the score function times the returns of complete episodes (Williams, 1992)"),

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from pgjax import losses
 from pgjax.algorithms.on_policy import (
     OnPolicyState,
     Samples,
@@ -29,11 +28,13 @@ from pgjax.algorithms.on_policy import (
     initial_state,
     learning_rates,
 )
-from pgjax.distributions import Distribution
-from pgjax.networks import Memory
-from pgjax.optimizers import adam, conjugate_gradient, fisher_vector_product, within_kl
-from pgjax.rollout import Actor
-from pgjax.types import Key, Metrics, Params, Scalar, field, pytree
+from pgjax.core.algorithm import Key, Metrics, Params
+from pgjax.core.hyperparameters import Scalar, field, pytree
+from pgjax.learning import losses
+from pgjax.learning.optimizers import adam, conjugate_gradient, fisher_vector_product, within_kl
+from pgjax.learning.rollout import Actor
+from pgjax.networks.distributions import Distribution
+from pgjax.networks.network import Memory
 
 
 @pytree

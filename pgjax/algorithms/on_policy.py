@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from pgjax import losses, returns
-from pgjax.distributions import Distribution
+from pgjax.core.algorithm import INIT_STREAM, Key, Metrics, Params
+from pgjax.core.devices import SHARE_STEPS, mean_of_shares
+from pgjax.core.errors import InputError
+from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytree
 from pgjax.environments.base import Environment
-from pgjax.errors import InputError
-from pgjax.networks import MLP, Memory, Network, has_memory
-from pgjax.normalize import (
+from pgjax.learning import losses, returns
+from pgjax.learning.normalize import (
     Moments,
     RewardScale,
     initial_moments,
@@ -26,10 +27,11 @@ from pgjax.normalize import (
     update_moments,
     update_reward_scale,
 )
-from pgjax.optimizers import Schedule, adam, minibatch_epochs, scheduled
-from pgjax.rollout import Actor, RolloutState, Transition, initial_rollout, rollout
-from pgjax.sharding import SHARE_STEPS, mean_of_shares
-from pgjax.types import INIT_STREAM, TRACED, Key, Metrics, Params, Scalar, check_fields, field, pytree
+from pgjax.learning.optimizers import Schedule, adam, minibatch_epochs, scheduled
+from pgjax.learning.rollout import Actor, RolloutState, Transition, initial_rollout, rollout
+from pgjax.networks.distributions import Distribution
+from pgjax.networks.feedforward import MLP
+from pgjax.networks.network import Memory, Network, has_memory
 
 
 @pytree

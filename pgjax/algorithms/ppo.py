@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from pgjax import losses, returns
 from pgjax.algorithms import on_policy
 from pgjax.algorithms.on_policy import (
     OnPolicy,
@@ -31,12 +30,14 @@ from pgjax.algorithms.on_policy import (
     num_columns,
     samples,
 )
-from pgjax.distributions import Distribution
-from pgjax.networks import Memory
-from pgjax.optimizers import adam, shuffled
-from pgjax.rollout import Actor, Transition
-from pgjax.sharding import mean_of_shares
-from pgjax.types import Key, Metrics, Params, Scalar, field, pytree
+from pgjax.core.algorithm import Key, Metrics, Params
+from pgjax.core.devices import mean_of_shares
+from pgjax.core.hyperparameters import Scalar, field, pytree
+from pgjax.learning import losses, returns
+from pgjax.learning.optimizers import adam, shuffled
+from pgjax.learning.rollout import Actor, Transition
+from pgjax.networks.distributions import Distribution
+from pgjax.networks.network import Memory
 
 
 class Learner(NamedTuple):

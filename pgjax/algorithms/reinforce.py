@@ -25,7 +25,6 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from pgjax import losses, returns
 from pgjax.algorithms.on_policy import (
     OnPolicyState,
     Samples,
@@ -38,11 +37,13 @@ from pgjax.algorithms.on_policy import (
     learning_rates,
     samples,
 )
-from pgjax.errors import InputError
-from pgjax.networks import Memory, has_memory
-from pgjax.optimizers import adam
-from pgjax.rollout import Actor, Transition, initial_rollout
-from pgjax.types import Key, Metrics, Params, Scalar, field, pytree
+from pgjax.core.algorithm import Key, Metrics, Params
+from pgjax.core.errors import InputError
+from pgjax.core.hyperparameters import Scalar, field, pytree
+from pgjax.learning import losses, returns
+from pgjax.learning.optimizers import adam
+from pgjax.learning.rollout import Actor, Transition, initial_rollout
+from pgjax.networks.network import Memory, has_memory
 
 
 @pytree

@@ -10,7 +10,6 @@ import jax
 import optax
 from jaxtyping import Array
 
-from pgjax import losses
 from pgjax.algorithms.npg import NaturalGradient, surrogate
 from pgjax.algorithms.on_policy import (
     OnPolicyState,
@@ -22,9 +21,11 @@ from pgjax.algorithms.on_policy import (
     initial_state,
     learning_rates,
 )
-from pgjax.optimizers import adam, conjugate_gradient, fisher_vector_product, line_search, within_kl
-from pgjax.rollout import Actor
-from pgjax.types import Key, Metrics, Params, Scalar, field, pytree
+from pgjax.core.algorithm import Key, Metrics, Params
+from pgjax.core.hyperparameters import Scalar, field, pytree
+from pgjax.learning import losses
+from pgjax.learning.optimizers import adam, conjugate_gradient, fisher_vector_product, line_search, within_kl
+from pgjax.learning.rollout import Actor
 
 
 @pytree

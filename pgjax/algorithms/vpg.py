@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from pgjax import losses
 from pgjax.algorithms import on_policy
 from pgjax.algorithms.on_policy import (
     OnPolicyState,
@@ -25,11 +24,13 @@ from pgjax.algorithms.on_policy import (
     initial_state,
     learning_rates,
 )
-from pgjax.networks import Memory
-from pgjax.optimizers import adam
-from pgjax.rollout import Actor
-from pgjax.sharding import mean_of_shares
-from pgjax.types import Key, Metrics, Params, Scalar, field, pytree
+from pgjax.core.algorithm import Key, Metrics, Params
+from pgjax.core.devices import mean_of_shares
+from pgjax.core.hyperparameters import Scalar, field, pytree
+from pgjax.learning import losses
+from pgjax.learning.optimizers import adam
+from pgjax.learning.rollout import Actor
+from pgjax.networks.network import Memory
 
 
 @pytree

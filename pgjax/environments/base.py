@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 
-from pgjax.types import Key
+from pgjax.core.algorithm import Key
 
 
 class Discrete(NamedTuple):

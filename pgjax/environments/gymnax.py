@@ -28,9 +28,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pgjax.core.algorithm import Key
+from pgjax.core.errors import InputError, nearest
+from pgjax.core.hyperparameters import TRACED, pytree
 from pgjax.environments.base import Box, Discrete, Space, TimeStep
-from pgjax.errors import InputError, nearest
-from pgjax.types import TRACED, Key, pytree
 
 DERIVED: dict[str, dict[str, Callable[[Any], Any]]] = {
     "CartPole-v1": {

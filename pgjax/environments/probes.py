@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pgjax.core.algorithm import Key
+from pgjax.core.hyperparameters import Scalar, check_fields, field, pytree
 from pgjax.environments.base import Box, Discrete, Space, TimeStep
-from pgjax.types import Key, Scalar, check_fields, field, pytree
 
 
 class ProbeState(NamedTuple):

@@ -7,9 +7,9 @@ import numpy as np
 from child import Course, answer, read_task, timed
 
 import pgjax
-from pgjax.population import copies
-from pgjax.presets import preset
-from pgjax.programs import MAX_CHUNK, compile_run
+from pgjax.commands.presets import preset
+from pgjax.running.compile import MAX_CHUNK, compile_run
+from pgjax.running.population import copies
 
 
 class Trainer:

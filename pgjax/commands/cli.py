@@ -1,0 +1,407 @@
+"""The command line. Help and listings import neither jax nor gymnax; flags are generated from the dataclasses."""
+
+import sys
+import time
+import typing
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+from pgjax.algorithms import ALGORITHMS
+from pgjax.commands.flags import (
+    axis,
+    axis_flags,
+    cache_flag,
+    enable_compilation_cache,
+    env_params,
+    flag,
+    number,
+    parse,
+    positional,
+    subject,
+)
+from pgjax.commands.presets import preset
+from pgjax.core.errors import InputError, Interrupted, nearest
+from pgjax.environments.catalog import CATALOG
+from pgjax.running.directory import holds_sweep, read_config, read_json, read_rows, status
+
+USAGE = """\
+usage: pgjax COMMAND ...
+
+  pgjax train ALGORITHM --env ID [flags]   train, evaluate, and keep the run in a directory
+  pgjax train ALGORITHM --env ID --help    every flag, with the values used for that environment
+  pgjax sweep ALGORITHM --env ID [flags]   train many settings and seeds; any flag takes several values
+  pgjax resume RUN [--total-steps N]       continue a run or sweep that was stopped, or train on
+  pgjax evaluate RUN [--best]              evaluate a run's newest state, or its best
+  pgjax list DIR                           the runs under a directory
+  pgjax plot RUN ... [--out PATH]          learning curves of runs, as PNG and SVG
+  pgjax render RUN [--out PATH]            an episode of a run as a GIF
+  pgjax envs                               the environments
+  pgjax algorithms                         the algorithms
+
+for example:
+
+  pgjax train ppo --env CartPole-v1
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The console script: 0 on success, 2 for input that was refused, 1 for a run that failed."""
+    arguments = sys.argv[1:] if argv is None else argv
+    commands = {
+        "train": _train,
+        "sweep": _sweep,
+        "resume": _resume,
+        "evaluate": _evaluate,
+        "list": _list,
+        "plot": _plot,
+        "render": _render,
+        "envs": _envs,
+        "algorithms": _algorithms,
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
+    try:
+        if arguments[0] not in commands:
+            raise InputError(f"command = {arguments[0]!r} is not known: {nearest(arguments[0], commands)}")
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning  # type: ignore[assignment]
+            commands[arguments[0]](arguments[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signal_number
+    return 0
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _algorithms(arguments: list[str]) -> None:
+    _no_arguments("algorithms", arguments)
+    for name, (_, sentence) in ALGORITHMS.items():
+        print(f"{name:12} {sentence}")
+
+
+def _envs(arguments: list[str]) -> None:
+    _no_arguments("envs", arguments)
+    print(f"{'environment':26} {'observation':14} {'actions':12} tuned presets")
+    for env_id, (shape, actions) in CATALOG.items():
+        tuned = [name for name in ALGORITHMS if preset(name, env_id)]
+        print(f"{env_id:26} {'x'.join(map(str, shape)):14} {actions:12} {' '.join(tuned)}".rstrip())
+
+
+def _no_arguments(command: str, arguments: list[str]) -> None:
+    if arguments:
+        raise InputError(f"pgjax {command} takes no arguments, got {' '.join(arguments)}")
+
+
+def _train(arguments: list[str]) -> None:
+    what, arguments = subject("train", arguments)
+    from pgjax.networks.registry import NETWORKS
+
+    flags = parse(
+        f"pgjax train {what.name}",
+        arguments,
+        [
+            flag("env", str, "environment id; pgjax envs lists them"),
+            flag("env_params", tuple[str, ...], "environment parameters to override, NAME=VALUE ...", ()),
+            flag("seed", int, "seed of the run's random key", 0),
+            flag("directory", str | None, "where to keep the run; default runs/<env>-<algorithm>-<time>", None),
+            flag("seeds", int | None, "train that many members, with seed, seed + 1, ...", None),
+            flag("checkpoint_every", int | None, "iterations between checkpoints; default a tenth, or more", None),
+            flag("keep", int, "how many of the newest checkpoints to keep, beside the best", 2),
+            flag("episodes", int, "episodes of each evaluation", 128),
+            flag("sinks", tuple[str, ...], "where else metrics go: csv, tensorboard, wandb", ()),
+            flag("devices", int | None, "over how many devices the run may be spread; default all", None),
+            cache_flag(),
+            flag("network", str, f"one of: {', '.join(NETWORKS)}", what.network_name),
+            *what.flags(),
+        ],
+    )
+    if flags.cache:
+        enable_compilation_cache()
+    from pgjax.environments.gymnax import make
+    from pgjax.running.config import to_config
+    from pgjax.running.shell import run
+
+    algorithm = what.build(make(flags.env, **env_params(flags.env_params)), vars(flags))
+    directory = Path(flags.directory or f"runs/{flags.env}-{what.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    _print_config(to_config(algorithm), flags.seed)
+    kept = {
+        name: getattr(flags, name) for name in ("seeds", "checkpoint_every", "keep", "episodes", "sinks", "devices")
+    }
+    _report(run(algorithm, flags.seed, directory, **kept), directory)
+
+
+def _sweep(arguments: list[str]) -> None:
+    what, arguments = subject("sweep", arguments)
+    from pgjax.networks.registry import NETWORKS
+
+    fields = what.flags()
+    flags = parse(
+        f"pgjax sweep {what.name}",
+        arguments,
+        [
+            flag("env", str, "environment ids separated by commas; the first one's preset is the base"),
+            flag("env_params", tuple[str, ...], "environment parameters, NAME=VALUES ...", ()),
+            flag("seeds", int, "seeds of each setting", 1),
+            flag("seed", int, "the first seed", 0),
+            flag("mode", Literal["grid", "random", "zip"], "how the axes combine", "grid"),
+            flag("num_samples", int | None, "how many values each distribution gives", None),
+            flag("search", str | None, f"{' or '.join(SEARCHES)}, with options such as pbt:every=5,factor=1.2", None),
+            flag("directory", str | None, "where to keep the sweep; default runs/<env>-<algorithm>-sweep-<time>", None),
+            flag("points", int, "points of each curve", 100),
+            flag("episodes", int, "episodes of each member's evaluation", 128),
+            flag("batch_size", int | None, "members that train together at most; default what fits into memory", None),
+            flag("devices", int | None, "over how many devices members are spread; default all", None),
+            flag("checkpoint_every", int, "points between checkpoints", 10),
+            cache_flag(),
+            flag("network", str, f"of: {', '.join(NETWORKS)}", what.network_name),
+            *axis_flags(fields),
+        ],
+    )
+    if flags.cache:
+        enable_compilation_cache()
+    from pgjax.environments.gymnax import make
+    from pgjax.sweeping.shell import sweep
+
+    given = {name: axis(name, getattr(flags, name), typing.get_args(hint)[0]) for name, hint, _ in fields}
+    physics = env_params(flags.env_params)
+    given |= physics
+    given |= {name: value for name in ("env", "network") if len(value := getattr(flags, name).split(",")) > 1}
+    axes = {name: value for name, value in given.items() if isinstance(value, list) or hasattr(value, "sample")}
+    fixed = {name: value for name, value in given.items() if name not in axes}
+    params = {name: value for name, value in fixed.items() if name in physics}
+    algorithm = what.build(make(what.env_id, **params), fixed)
+    directory = Path(flags.directory or f"runs/{what.env_id}-{what.name}-sweep-{time.strftime('%Y%m%d-%H%M%S')}")
+    passed = ("mode", "num_samples", "seed", "points", "episodes", "batch_size", "devices", "checkpoint_every")
+    options = {name: getattr(flags, name) for name in passed}
+    result = sweep(algorithm, flags.seeds, search=_search(flags.search), directory=directory, **options, **axes)
+    _report_sweep(result, directory)
+
+
+SEARCHES = {"halving": "SuccessiveHalving", "pbt": "PBT"}
+
+
+def _search(text: str | None) -> Any:
+    """`pbt:every=5,factor=1.2` as the search it names."""
+    if text is None:
+        return None
+    name, _, options = text.partition(":")
+    if name not in SEARCHES:
+        raise InputError(f"--search {name!r} is not known: {nearest(name, SEARCHES)}")
+    from pgjax.sweeping import search
+
+    cls = getattr(search, SEARCHES[name])
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for pair in filter(None, options.split(",")):
+        field, _, value = pair.partition("=")
+        if field not in hints:
+            raise InputError(f"--search {text!r}: {name} has no option {field!r}: {nearest(field, hints)}")
+        values[field] = value if hints[field] is str else number(value)
+    return cls(**values)
+
+
+def _report_sweep(result: Any, directory: Path) -> None:
+    """The best settings, the picture, and the line of figures."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pgjax.sweeping.result import value_label
+
+    table = Table(*result.axes, "score", "members", title="best settings, mean over seeds of the evaluated return")
+    for setting, score, members in result.ranking()[:10]:
+        table.add_row(*map(value_label, setting.values()), f"{score:.2f}", ", ".join(map(str, members)))
+    Console().print(table)
+    try:
+        pictures = result.plot(directory / "sweep")
+    except InputError as error:
+        pictures = []
+        print(error, file=sys.stderr)
+    print("sweep kept in", directory, *(f"({path.name})" for path in [Path("members.csv"), *pictures]))
+    best = result.best()
+    print(
+        f"settings={len(result.settings)} seeds={len(result.seeds)} members={len(result)} "
+        f"failed={int((result.failed >= 0).sum())} seconds_compile={result.seconds_compile:.2f} "
+        f"seconds_run={result.seconds_run:.2f} best_score={best.score:.2f} best_members={best.members}"
+    )
+
+
+def _resume(arguments: list[str]) -> None:
+    flags = parse(
+        "pgjax resume",
+        arguments,
+        [
+            positional("run", str, "RUN", "directory of a run"),
+            flag("total_steps", int | None, "train on to this many steps; default the run's own", None),
+            cache_flag(),
+        ],
+    )
+    if flags.cache:
+        enable_compilation_cache()
+    if holds_sweep(Path(flags.run)):
+        if flags.total_steps is not None:
+            raise InputError("--total-steps is for runs: save a member of the sweep as a run to train it on")
+        from pgjax.sweeping.shell import resume_sweep
+
+        _report_sweep(resume_sweep(flags.run), Path(flags.run))
+        return
+    from pgjax.running.shell import resume
+
+    _report(resume(flags.run, flags.total_steps), Path(flags.run))
+
+
+def _report(result: Any, directory: Path) -> None:
+    """Where the run is, how good it is, and the line of figures."""
+    last = read_rows(directory / "evaluations.jsonl")[-1]
+    mean = _mean(last["return_mean"])
+    print(f"run kept in {directory}")
+    print(f"episodes={_mean(last['episodes']):.0f} return_mean={mean:.2f} return_std={_mean(last['return_std']):.2f}")
+    speed = result.steps_now / result.seconds_run if result.steps_now else 0.0
+    print(
+        f"env={result.algorithm.env.name} steps={result.steps} seconds_compile={result.seconds_compile:.2f} "
+        f"seconds_run={result.seconds_run:.2f} steps_per_second={speed:.0f} return_mean={mean:.2f}"
+    )
+
+
+def _mean(value: Any) -> float:
+    """Over the members of a population, or of one run."""
+    values = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
+    return sum(values) / len(values) if values else float("nan")
+
+
+def _evaluate(arguments: list[str]) -> None:
+    flags = parse(
+        "pgjax evaluate",
+        arguments,
+        [
+            positional("run", str, "RUN", "directory of a run"),
+            flag("best", bool, "the best checkpoint by evaluated return instead of the newest", False),
+            flag("episodes", int, "complete episodes to average over", 128),
+            flag("seed", int, "seed of the evaluation's random key", 0),
+            flag("deterministic", bool, "play the mode of the policy instead of sampling", True),
+            cache_flag(),
+        ],
+    )
+    if flags.cache:
+        enable_compilation_cache()
+    import jax
+
+    from pgjax.learning.evaluation import evaluate
+
+    for result in _members(flags.run, flags.best):
+        key = jax.random.key(flags.seed)
+        print(_describe(evaluate(result.algorithm, result.state, key, flags.episodes, flags.deterministic)))
+
+
+def _members(run: str, best: bool) -> list[Any]:
+    """The members of a stored population, or the one result of a run."""
+    from pgjax.running.shell import load
+
+    result = load(run, "best" if best else "newest")
+    seeds = read_config(run)["seeds"]
+    return [result] if seeds is None else [result.member(i) for i in range(seeds)]
+
+
+def _list(arguments: list[str]) -> None:
+    flags = parse("pgjax list", arguments, [positional("directory", str, "DIR", "where runs are kept", "runs")])
+    found = sorted(path.parent for name in ("config", "sweep") for path in Path(flags.directory).rglob(f"{name}.json"))
+    if not found:
+        raise InputError(f"{flags.directory} holds no runs")
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("run", "env", "algorithm", "steps", "return", "status")
+    for run in found:
+        table.add_row(*_list_row(run, Path(flags.directory)))
+    Console().print(table)
+
+
+def _list_row(run: Path, directory: Path) -> list[str]:
+    name = str(run.relative_to(directory))
+    try:
+        if holds_sweep(run):
+            config = read_json(run / "sweep.json")
+            what = f"{config['base']['algorithm']} sweep x {config['members']}"
+            return [name, str(config["base"]["env"].get("id")), what, "", "", status(run)]
+        config = read_config(run)
+        rows = read_rows(run / "metrics.jsonl")
+        returns = [m for m in (_mean(row["return_mean"]) for row in rows[-100:]) if m == m]
+        return [
+            name,
+            str(config["env"].get("id", config["env"].get("object"))),
+            config["algorithm"] + (f" x {config['seeds']}" if config["seeds"] else ""),
+            f"{rows[-1]['steps'] if rows else 0:,} / {config['hyperparameters']['total_steps']:,}",
+            f"{returns[-1]:.2f}" if returns else "",
+            status(run),
+        ]
+    except InputError as error:
+        return [name, "", "", "", "", f"damaged: {error}"]
+
+
+def _plot(arguments: list[str]) -> None:
+    flags = parse(
+        "pgjax plot",
+        arguments,
+        [
+            positional("runs", tuple[str, ...], "RUN", "directories of runs"),
+            flag("metric", str, "what to plot, a key of metrics.jsonl", "return_mean"),
+            flag("out", str, "where to write, without ending: .png and .svg are added", "curves"),
+        ],
+    )
+    if not flags.runs:
+        raise InputError("pgjax plot needs at least one RUN")
+    from pgjax.reporting.plotting import plot_runs
+
+    for path in plot_runs([Path(run) for run in flags.runs], flags.metric, Path(flags.out)):
+        print(path)
+
+
+def _render(arguments: list[str]) -> None:
+    flags = parse(
+        "pgjax render",
+        arguments,
+        [
+            positional("run", str, "RUN", "directory of a run"),
+            flag("best", bool, "the best checkpoint by evaluated return instead of the newest", False),
+            flag("out", str | None, "the file to write; default RUN/episode.gif", None),
+            flag("seed", int, "seed of the episode's random key", 0),
+            flag("max_steps", int, "frames at most", 500),
+            cache_flag(),
+        ],
+    )
+    if flags.cache:
+        enable_compilation_cache()
+    import jax
+
+    from pgjax.reporting.rendering import render_episode
+
+    result = _members(flags.run, flags.best)[0]
+    out = Path(flags.out or f"{flags.run}/episode.gif")
+    steps, total = render_episode(result.algorithm, result.state, jax.random.key(flags.seed), out, flags.max_steps)
+    print(f"{out}: {steps} steps, return {total:.2f}")
+
+
+def _describe(evaluation: Any) -> str:
+    mean, std, low, high = (float(x) for x in evaluation[:4])
+    return (
+        f"episodes={int(evaluation.num_episodes)} return_mean={mean:.2f} return_std={std:.2f} "
+        f"return_min={low:.2f} return_max={high:.2f}"
+    )
+
+
+def _print_config(config: dict[str, Any], seed: int) -> None:
+    print(f"algorithm {config['algorithm']}  seed {seed}")
+    for part in ("env", "network", "hyperparameters"):
+        print(part)
+        for name, value in config[part].items():
+            print(f"  {name} = {value}")

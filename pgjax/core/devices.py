@@ -1,0 +1,89 @@
+"""Several devices: the members of a population are spread over them, or the environments of one run.
+
+For one run nothing is to be said where it is written: compiled `with jax.set_mesh(env_mesh(n))`, its environments and
+the samples of every minibatch are divided, and without such a mesh the functions that divide them change nothing. A
+divided run is the undivided one to rounding.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, PartitionSpec
+
+from pgjax.core.errors import InputError
+
+ENVS = "envs"
+MEMBERS = PartitionSpec("members")
+SHARE_STEPS = 128
+"""Dividing a run pays where each device has this many environment steps of every minibatch."""
+
+
+def local_devices(wanted: int | None) -> int:
+    """How many devices to use: all local ones by default.
+
+    Raises:
+        InputError: there are not that many.
+    """
+    there = jax.local_device_count()
+    if wanted is not None and not 1 <= wanted <= there:
+        raise InputError(f"devices = {wanted} is not accepted: expected from 1 to the {there} there are")
+    return wanted or there
+
+
+def member_mesh(devices: int | None, members: int) -> Mesh:
+    """Local devices, but not more than there are members, as one axis that members are spread over."""
+    return Mesh(np.array(jax.local_devices()[: min(local_devices(devices), members)]), tuple(MEMBERS))
+
+
+def dividing(mesh: Mesh, members: int) -> Mesh:
+    """As many of its devices as divide the members into equal shares."""
+    size = max(n for n in range(1, mesh.size + 1) if members % n == 0)
+    return Mesh(mesh.devices[:size], mesh.axis_names)
+
+
+def env_mesh(devices: int) -> Mesh:
+    """The first local devices as one axis that environments are divided over."""
+    return Mesh(np.array(jax.local_devices()[:devices]), (ENVS,))
+
+
+def _divided() -> bool:
+    return jax.sharding.get_abstract_mesh().shape.get(ENVS, 1) > 1
+
+
+def everywhere(x: Any) -> Any:
+    """Arrays of which every device has a copy."""
+    return jax.lax.with_sharding_constraint(x, PartitionSpec()) if _divided() else x
+
+
+def each_on_its_own(f: Callable[..., Any], in_axes: Any, out_axes: Any) -> Callable[..., Any]:
+    """`f` run by every device on its share of the arguments, whose axis in `in_axes` is divided.
+
+    For loops in which devices must not wait for each other, as they would where a condition depends on all shares.
+    """
+    if not _divided():
+        return f
+    in_specs, out_specs = (jax.tree.map(_spec, axes) for axes in (in_axes, out_axes))
+    return jax.shard_map(f, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def mean_of_shares(f: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
+    """`f`, whose results are means over samples, of each device's share of the arguments (all for None), averaged.
+
+    All results travel as one vector: devices that meet once for each array would wait longer than they compute.
+    """
+    if not _divided():
+        return f
+
+    def averaged(*args: Any) -> Any:
+        vector, restore = ravel_pytree(f(*args))
+        return restore(jax.lax.pmean(vector, ENVS))
+
+    in_specs = tuple(PartitionSpec() if axis is None else _spec(axis) for axis in in_axes)
+    return jax.shard_map(averaged, in_specs=in_specs, out_specs=PartitionSpec(), check_vma=False)
+
+
+def _spec(axis: int) -> PartitionSpec:
+    return PartitionSpec(*(None,) * axis, ENVS)

@@ -1,0 +1,114 @@
+"""The words every room shares: traced scalars, hyperparameter fields and random streams.
+
+Shapes are written `[T, B, ...]` everywhere: T = num_steps of a rollout, B = num_envs.
+"""
+
+import dataclasses
+import math
+import typing
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, dataclass_transform
+
+import jax
+import numpy as np
+
+from pgjax.core.errors import InputError
+
+TRACED = "traced"
+Scalar: TypeAlias = Annotated[float | jax.Array, TRACED]
+"""A hyperparameter that is a pytree leaf: it vmaps and changes without recompiling. Every other field is static."""
+
+
+def field(sentence: str, *, default: Any, accepts: str | None = None) -> Any:
+    """A dataclass field with its one-line description and the interval it accepts, such as `"(0, 1]"`.
+
+    An interval closed at infinity, `"(0, inf]"`, accepts infinity; no interval accepts NaN.
+    """
+    return dataclasses.field(default=default, metadata={"help": sentence, "accepts": accepts})
+
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def pytree(cls: type[T]) -> type[T]:
+    """A frozen dataclass whose `TRACED` fields (`Scalar`, environments) are pytree leaves and whose others are static.
+
+    Python and NumPy numbers flatten to strongly typed float32, so that a float and an array give the same program.
+    Unflattening calls no constructor: transformations may put tracers, axes or `None` where numbers were.
+    """
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    hints = field_types(cls)
+    traced = tuple(name for name, hint in hints.items() if TRACED in getattr(hint, "__metadata__", ()))
+    static = tuple(name for name in hints if name not in traced)
+
+    def flatten_with_keys(self: Any) -> tuple[Any, tuple[Any, ...]]:
+        leaves = [(jax.tree_util.GetAttrKey(name), _strong(getattr(self, name))) for name in traced]
+        return leaves, tuple(getattr(self, name) for name in static)
+
+    def unflatten(aux: tuple[Any, ...], leaves: Iterable[Any]) -> Any:
+        self: Any = object.__new__(cls)
+        for name, value in [*zip(traced, leaves, strict=True), *zip(static, aux, strict=True)]:
+            object.__setattr__(self, name, value)
+        return self
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten)
+    return cls
+
+
+def field_types(cls: Any) -> dict[str, Any]:
+    """Field name -> annotation, in the order of declaration."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+
+
+def _strong(value: Any) -> Any:
+    return np.asarray(value, np.float32) if isinstance(value, (int, float, np.ndarray, np.generic)) else value
+
+
+def check_fields(config: Any) -> None:
+    """Refuse a field whose type or value its declaration does not accept. Tracers pass: they have no value yet.
+
+    Raises:
+        InputError: naming the field, the value and what would be accepted.
+    """
+    hints = field_types(type(config))
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        expected = _expected(hints[f.name], f.metadata.get("accepts"), value)
+        if expected:
+            raise InputError(f"{type(config).__name__}.{f.name} = {value!r} is not accepted: expected {expected}")
+
+
+def _expected(hint: Any, interval: str | None, value: Any) -> str | None:
+    """What the field wants if `value` is not it, else None."""
+    within = f" in {interval}" if interval else ""
+    origin = typing.get_origin(hint)
+    if hint == Scalar:
+        if isinstance(value, jax.core.Tracer):
+            return None
+        numeric = isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)) and not isinstance(value, bool)
+        return None if numeric and _inside(np.asarray(value), interval) else f"a number{within}"
+    if hint is int:
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        return None if whole and _inside(np.asarray(value), interval) else f"a whole number (int){within}"
+    if hint is bool:
+        return None if isinstance(value, bool) else "True or False"
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        return None if value in choices else "one of " + ", ".join(map(repr, choices))
+    if origin is tuple:
+        whole = isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+        return None if whole and _inside(np.asarray(value), interval) else f"a tuple of whole numbers (int){within}"
+    if origin is Annotated:
+        hint = typing.get_args(hint)[0]
+    return None if isinstance(value, hint) else (hint.__doc__ or hint.__name__).splitlines()[0]
+
+
+def _inside(value: np.ndarray, interval: str | None) -> bool:
+    if interval is None:
+        return bool(np.all(np.isfinite(value)))
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    return bool(np.all(above & below & (np.isfinite(value) | (math.isinf(high) and interval[-1] == "]"))))

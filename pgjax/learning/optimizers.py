@@ -1,0 +1,155 @@
+"""Optimisers, schedules, natural-gradient pieces, and the loop of minibatch epochs."""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from pgjax.core.algorithm import Key, Params
+from pgjax.core.hyperparameters import Scalar
+from pgjax.networks.distributions import Distribution
+
+Carry = TypeVar("Carry")
+Schedule: TypeAlias = Literal["constant", "linear", "cosine", "robbins_monro"]
+
+
+def adam(learning_rate: Scalar, max_grad_norm: Scalar) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba, 2015; epsilon 1e-5) on gradients scaled down to a global norm of at most `max_grad_norm`.
+
+    Its state does not depend on the arguments, so it is built anew from traced hyperparameters in every step. It works
+    on one flat vector: a few operations instead of a few for each parameter array.
+    """
+    return optax.flatten(optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5)))
+
+
+def scheduled(schedule: Schedule, initial: Scalar, iteration: Array, num_iterations: int, offset: Scalar) -> Array:
+    """The value of a schedule in iteration k = 0, 1, ... of `num_iterations`, `initial` in the first.
+
+    `linear` and `cosine` (a half period; Loshchilov & Hutter, 2017, eq. 5) would reach 0 one iteration after the last.
+    `robbins_monro` is c / (k + offset) with c = initial * offset: its sum diverges and the sum of its squares does not,
+    which is what stochastic approximation asks for (Robbins & Monro, 1951).
+    """
+    initial = jnp.asarray(initial, jnp.float32)
+    done = jnp.minimum(1.0, iteration / num_iterations)
+    if schedule == "constant":
+        return initial
+    if schedule == "linear":
+        return initial * (1.0 - done)
+    if schedule == "cosine":
+        return initial * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+    return initial * offset / (iteration + offset)
+
+
+def polyak(target: Params, online: Params, tau: Scalar) -> Params:
+    """(1 - tau) target + tau online: the slow copy of a network (Lillicrap et al., 2016, section 3)."""
+    return jax.tree.map(lambda t, o: t + tau * (o - t), target, online)
+
+
+def fisher_vector_product(
+    policy: Callable[[Params], Distribution], params: Params, damping: Scalar
+) -> Callable[[Params], Params]:
+    """v -> (F + damping I) v without forming F, the Fisher matrix of `policy` averaged over its batch.
+
+    F is the Hessian of E[KL(pi_params || pi)] at params: J^T M J for the Jacobian J of the distribution's parameters
+    and the Hessian M of the KL divergence in those (Schulman et al., 2015, appendix C.1). The policy is linearised
+    once: a product is one pass forward and one backward through the linear network.
+    """
+    here, jacobian = jax.linearize(policy, params)
+    transposed = jax.linear_transpose(jacobian, params)
+    gradient = jax.grad(lambda there: jnp.mean(here.kl(there)))
+
+    def product(v: Params) -> Params:
+        _, curved = jax.jvp(gradient, (here,), (jacobian(v),))
+        return jax.tree.map(lambda Fv, v: Fv + damping * v, transposed(curved)[0], v)
+
+    return product
+
+
+def conjugate_gradient(product: Callable[[Params], Params], vector: Params, iterations: int) -> Params:
+    """x with product(x) = vector, after at most `iterations` steps: the natural gradient if product is Fisher's."""
+    return jax.scipy.sparse.linalg.cg(product, vector, maxiter=iterations)[0]
+
+
+def within_kl(product: Callable[[Params], Params], direction: Params, max_kl: Scalar) -> Params:
+    """sqrt(2 max_kl / d^T F d) d: as far along `direction` as a KL of `max_kl` allows where it is d^T F d / 2.
+
+    Schulman et al. (2015), appendix C; `product` is v -> F v. A direction of zero stays zero.
+    """
+    curvature = optax.tree.vdot(direction, product(direction))
+    scale = jnp.where(curvature > 0.0, jnp.sqrt(2.0 * max_kl / jnp.where(curvature > 0.0, curvature, 1.0)), 0.0)
+    return jax.tree.map(lambda d: scale * d, direction)
+
+
+def line_search(
+    accept: Callable[[Params], Bool[Array, ""]], params: Params, step: Params, max_backtracks: int, shrink: Scalar
+) -> tuple[Params, Float[Array, ""]]:
+    """The first of params + shrink^k step, k = 0, 1, ..., max_backtracks, that `accept` takes, and its shrink^k.
+
+    Where none is taken, `params` stays as it was and the fraction is 0.
+    """
+
+    def candidate(fraction: Array) -> Params:
+        return jax.tree.map(lambda p, s: p + fraction * s, params, step)
+
+    def rejected(k: Array) -> Array:
+        return (k <= max_backtracks) & ~accept(candidate(jnp.float32(shrink) ** k))
+
+    k = jax.lax.while_loop(rejected, lambda k: k + 1, jnp.int32(0))
+    found, fraction = k <= max_backtracks, jnp.float32(shrink) ** k
+    new = jax.tree.map(lambda new, old: jnp.where(found, new, old), candidate(fraction), params)
+    return new, jnp.where(found, fraction, 0.0)
+
+
+def shuffled(key: Key, n: int) -> Int[Array, "n"]:
+    """A random permutation of 0..n-1: up to 2^10 a sort of random bits, beyond a Feistel network, which sorts nothing.
+
+    The sort has the index in the low bits, so that equal high bits fall back to index order; a pair does so with
+    probability 2^-22 at most. The network (Luby & Rackoff, 1988) permutes the smallest power of two that holds n by
+    eight rounds of a keyed hash, and numbers from n on are permuted again until they fall below it.
+    """
+    bits = max(n - 1, 1).bit_length()
+    if bits <= 10:
+        draw = jax.random.bits(key, (n,), jnp.uint32)
+        index = jnp.uint32((1 << bits) - 1)
+        return (jnp.sort((draw & ~index) | jnp.arange(n, dtype=jnp.uint32)) & index).astype(jnp.int32)
+    round_keys = jax.random.bits(key, (8,), jnp.uint32)
+    permuted = _feistel(jnp.arange(n, dtype=jnp.uint32), bits, round_keys)
+    if n < 1 << bits:
+        permuted = jax.lax.while_loop(
+            lambda x: jnp.any(x >= n), lambda x: jnp.where(x >= n, _feistel(x, bits, round_keys), x), permuted
+        )
+    return permuted.astype(jnp.int32)
+
+
+def _feistel(x: UInt32[Array, "n"], bits: int, round_keys: UInt32[Array, "even"]) -> UInt32[Array, "n"]:
+    """A bijection of the numbers of so many bits: each round adds a hash of one half to the other and swaps them."""
+    widths = bits - bits // 2, bits // 2
+    left, right = x >> widths[1], x & ((1 << widths[1]) - 1)
+    for i in range(round_keys.shape[0]):
+        hashed = (right ^ round_keys[i]) * jnp.uint32(0x9E3779B1)
+        hashed = (hashed ^ (hashed >> 15)) * jnp.uint32(0x85EBCA77)
+        left, right = right, left ^ (hashed >> (32 - widths[i % 2]))
+    return (left << widths[1]) | right
+
+
+def minibatch_epochs(
+    update: Callable[[Carry, Int[Array, "size"]], tuple[Carry, Any]],
+    carry: Carry,
+    key: Key,
+    num_samples: int,
+    num_epochs: int,
+    num_minibatches: int,
+) -> tuple[Carry, Any]:
+    """Pass `num_epochs` times over shuffled minibatches of the indices 0..num_samples-1.
+
+    `update(carry, indices) -> (carry, out)`; every index is seen once per epoch. Returns the last carry and all `out`
+    stacked as `[num_epochs, num_minibatches, ...]`.
+    """
+
+    def epoch(carry: Carry, key: Key) -> tuple[Carry, Any]:
+        return jax.lax.scan(update, carry, shuffled(key, num_samples).reshape(num_minibatches, -1))
+
+    return jax.lax.scan(epoch, carry, jax.random.split(key, num_epochs))

@@ -1,0 +1,185 @@
+"""Policy distributions as NamedTuples of arrays: pytrees for free, with the few methods policy gradients need.
+
+Leading dimensions are batch dimensions. An action is an int32 for `Categorical` and a float vector `[..., D]` for the
+others. NaN parameters give NaN log-probabilities and entropies; nothing is replaced.
+
+The randomness of an action is apart from the policy, `policy.sample_and_log_prob(policy.noise(key))`: a rollout draws
+that of all its steps at once, which costs a fraction of drawing it step by step.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from pgjax.core.algorithm import Key
+
+LOG_2PI = float(np.log(2 * np.pi))
+HERMITE_NODES, HERMITE_WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
+
+
+class Distribution(Protocol):
+    """What rollout, losses and evaluation ask of a policy."""
+
+    def noise(self, key: Key, times: tuple[int, ...] = ()) -> Array:
+        """The randomness of one action for each batch element, or of `times` such, as leading dimensions.
+
+        It depends on the shapes of the parameters only: `jax.eval_shape` of the policy will do.
+        """
+        ...
+
+    def sample_and_log_prob(self, noise: Any) -> tuple[Array, Array]:
+        """The action that this `noise` leads to, and its log-probability (density)."""
+        ...
+
+    def log_prob(self, action: Any) -> Array: ...
+    def entropy(self) -> Array: ...
+    def kl(self, other: Any) -> Array: ...
+    def mode(self) -> Array: ...
+
+
+class Categorical(NamedTuple):
+    """Softmax policy over n actions: p(a) = exp(logits_a) / sum_b exp(logits_b)."""
+
+    logits: Float[Array, "*batch n"]
+
+    def noise(self, key: Key, times: tuple[int, ...] = ()) -> Float[Array, "*times_and_batch"]:
+        return jax.random.uniform(key, times + self.logits.shape[:-1], self.logits.dtype)
+
+    def sample_and_log_prob(self, noise: Float[Array, "*batch"]) -> tuple[Int[Array, "*batch"], Float[Array, "*batch"]]:
+        """The first action whose cumulative probability exceeds the uniform noise (inverse transform sampling)."""
+        cumulative = jnp.cumsum(jax.nn.softmax(self.logits), axis=-1)
+        threshold = noise[..., None] * cumulative[..., -1:]
+        action = jnp.sum(cumulative <= threshold, axis=-1, dtype=jnp.int32)
+        return action, self.log_prob(action)
+
+    def log_prob(self, action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+        return jnp.take_along_axis(jax.nn.log_softmax(self.logits), action[..., None], axis=-1)[..., 0]
+
+    def entropy(self) -> Float[Array, "*batch"]:
+        """-sum_a p log p, with 0 log 0 = 0 for masked actions (logit -inf)."""
+        return -_expected(jax.nn.softmax(self.logits), jax.nn.log_softmax(self.logits))
+
+    def kl(self, other: "Categorical") -> Float[Array, "*batch"]:
+        """KL(self || other)."""
+        difference = jax.nn.log_softmax(self.logits) - jax.nn.log_softmax(other.logits)
+        return _expected(jax.nn.softmax(self.logits), difference)
+
+    def mode(self) -> Int[Array, "*batch"]:
+        return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
+
+
+class DiagGaussian(NamedTuple):
+    """Independent normals, N(mean, exp(log_std)^2) in each of D dimensions."""
+
+    mean: Float[Array, "*batch D"]
+    log_std: Float[Array, "*batch D"]
+
+    def noise(self, key: Key, times: tuple[int, ...] = ()) -> Float[Array, "*times_and_batch D"]:
+        return jax.random.normal(key, times + self.mean.shape, self.mean.dtype)
+
+    def sample_and_log_prob(
+        self, noise: Float[Array, "*batch D"]
+    ) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch"]]:
+        action = self.mean + jnp.exp(self.log_std) * noise
+        return action, jnp.sum(-0.5 * noise**2 - self.log_std - 0.5 * LOG_2PI, axis=-1)
+
+    def log_prob(self, action: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
+        noise = (action - self.mean) * jnp.exp(-self.log_std)
+        return jnp.sum(-0.5 * noise**2 - self.log_std - 0.5 * LOG_2PI, axis=-1)
+
+    def entropy(self) -> Float[Array, "*batch"]:
+        return jnp.sum(self.log_std + 0.5 * (1.0 + LOG_2PI) + 0.0 * self.mean, axis=-1)
+
+    def kl(self, other: "DiagGaussian") -> Float[Array, "*batch"]:
+        """KL(self || other), the closed form for normals."""
+        ratio = jnp.exp(2.0 * (self.log_std - other.log_std))
+        distance = ((self.mean - other.mean) * jnp.exp(-other.log_std)) ** 2
+        return jnp.sum(other.log_std - self.log_std + 0.5 * (ratio + distance - 1.0), axis=-1)
+
+    def mode(self) -> Float[Array, "*batch D"]:
+        return self.mean
+
+
+class TanhGaussian(NamedTuple):
+    """tanh of a `DiagGaussian`: actions in (-1, 1) (Haarnoja et al., 2018, appendix C).
+
+    log p(a) = log N(u) - sum log(1 - tanh(u)^2) with a = tanh(u), and log(1 - tanh(u)^2) computed as
+    2 (log 2 - u - softplus(-2u)), which does not overflow.
+    """
+
+    mean: Float[Array, "*batch D"]
+    log_std: Float[Array, "*batch D"]
+
+    def noise(self, key: Key, times: tuple[int, ...] = ()) -> Float[Array, "*times_and_batch D"]:
+        return DiagGaussian(*self).noise(key, times)
+
+    def sample_and_log_prob(
+        self, noise: Float[Array, "*batch D"]
+    ) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch"]]:
+        u, log_prob = DiagGaussian(*self).sample_and_log_prob(noise)
+        return jnp.tanh(u), log_prob - jnp.sum(_log_tanh_derivative(u), axis=-1)
+
+    def log_prob(self, action: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
+        """Exact inside (-1, 1); actions that rounded to the bounds are taken one float inside them."""
+        inside = 1.0 - float(jnp.finfo(action.dtype).epsneg)
+        u = jnp.arctanh(jnp.clip(action, -inside, inside))
+        return DiagGaussian(*self).log_prob(u) - jnp.sum(_log_tanh_derivative(u), axis=-1)
+
+    def entropy(self) -> Float[Array, "*batch"]:
+        """Entropy of the normal plus E[log(1 - tanh(u)^2)], the latter by Gauss-Hermite quadrature."""
+        u = self.mean[..., None] + jnp.exp(self.log_std)[..., None] * HERMITE_NODES.astype(np.float32)
+        weights = (HERMITE_WEIGHTS / np.sqrt(2 * np.pi)).astype(np.float32)
+        correction = jnp.sum(_log_tanh_derivative(u) * weights, axis=-1)
+        return DiagGaussian(*self).entropy() + jnp.sum(correction, axis=-1)
+
+    def kl(self, other: "TanhGaussian") -> Float[Array, "*batch"]:
+        """KL(self || other): that of the normals, since both pass through the same bijection."""
+        return DiagGaussian(*self).kl(DiagGaussian(*other))
+
+    def mode(self) -> Float[Array, "*batch D"]:
+        """tanh(mean): the median, which is what a deterministic policy plays."""
+        return jnp.tanh(self.mean)
+
+
+class Deterministic(NamedTuple):
+    """All probability on one action: the policy of DDPG and analytic policy gradients."""
+
+    action: Float[Array, "*batch D"]
+
+    def noise(self, key: Key, times: tuple[int, ...] = ()) -> Float[Array, "*times_and_batch"]:
+        return jnp.zeros(times + self.action.shape[:-1], self.action.dtype)
+
+    def sample_and_log_prob(
+        self, noise: Float[Array, "*batch"]
+    ) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch"]]:
+        return self.action, self.log_prob(self.action)
+
+    def log_prob(self, action: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
+        """0 on the action and -inf off it: a probability mass, not a density."""
+        return jnp.sum(_zero_or_inf(action, self.action, -jnp.inf), axis=-1)
+
+    def entropy(self) -> Float[Array, "*batch"]:
+        return jnp.sum(self.action * 0.0, axis=-1)
+
+    def kl(self, other: "Deterministic") -> Float[Array, "*batch"]:
+        """0 where the actions agree, else infinite."""
+        return jnp.sum(_zero_or_inf(self.action, other.action, jnp.inf), axis=-1)
+
+    def mode(self) -> Float[Array, "*batch D"]:
+        return self.action
+
+
+def _expected(p: Float[Array, "*batch n"], x: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
+    """sum_a p x with 0 x = 0 even for infinite x; the double `where` keeps the gradient finite."""
+    return jnp.sum(jnp.where(p == 0, 0.0, p * jnp.where(p == 0, 0.0, x)), axis=-1)
+
+
+def _log_tanh_derivative(u: Float[Array, "*any"]) -> Float[Array, "*any"]:
+    return 2.0 * (np.log(2.0) - u - jax.nn.softplus(-2.0 * u))
+
+
+def _zero_or_inf(a: Float[Array, "*any"], b: Float[Array, "*any"], infinity: float) -> Float[Array, "*any"]:
+    return jnp.where(a == b, 0.0, infinity) + (a - b) * 0.0

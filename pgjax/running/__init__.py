@@ -1,0 +1,5 @@
+"""Everything that happens around `step`.
+
+Read `directory` (a run on disk, seen from outside), `loop` (training as a pure function), `population` (many members
+as one algorithm), `compile` (programs), `config` and `checkpoint` (what makes a run again), `sinks` (where metrics go),
+`shell` (a run that can be stopped and resumed)."""

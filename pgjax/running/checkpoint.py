@@ -1,0 +1,247 @@
+"""What makes a run again: the config as JSON, and the states orbax keeps."""
+
+import errno
+import hashlib
+import importlib
+import logging
+import math
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pgjax.core.algorithm import Params
+from pgjax.core.errors import InputError
+
+
+class Checkpoints:
+    """The newest `keep` states of a run and the best one, under one directory, written beside the training.
+
+    Orbax writes each state to a temporary directory that gets its name only when it is complete. A digest of every leaf
+    is stored with it and compared on restoring.
+    """
+
+    def __init__(self, directory: Path, keep: int | None, keep_best: bool = True) -> None:
+        """`keep` None only reads: what another process is writing stays untouched."""
+        # Orbax costs a second to import, and only runs that are kept need it. It logs whole tracebacks of errors that
+        # it raises as well.
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+        def evaluated(metrics: dict[str, float]) -> float:
+            return metrics["return_mean"]
+
+        best = [BestN(get_metric_fn=evaluated, reverse=False, n=1)] if keep_best else []
+        kept = AnyPreservationPolicy([LatestN(keep), *best])
+        self.ocp = ocp
+        self.read_only = keep is None
+        self.manager = ocp.CheckpointManager(
+            directory.absolute(),
+            item_handlers={"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=None if self.read_only else kept,
+                best_fn=evaluated,
+                best_mode="max",
+                read_only=self.read_only,
+                cleanup_tmp_directories=not self.read_only,
+            ),
+        )
+
+    def save(self, iteration: int, state: Any, return_mean: float) -> None:
+        """Copy `state`, the one that was evaluated to `return_mean`, and write it in the background.
+
+        Raises:
+            OSError: this one or the one before could not be written; the complete ones are untouched.
+        """
+        leaves = {name: np.array(leaf) for name, leaf in _named_leaves(state).items()}
+        meta = {"sha256": {name: _digest(leaf) for name, leaf in leaves.items()}}
+        items = self.ocp.args.Composite(state=self.ocp.args.PyTreeSave(leaves), meta=self.ocp.args.JsonSave(meta))
+        worst = float(np.finfo(np.float32).min)
+        metrics = {"return_mean": return_mean if math.isfinite(return_mean) else worst}
+        self._guard(lambda: self.manager.save(iteration, args=items, metrics=metrics))
+
+    def wait(self) -> None:
+        """Return when everything is on disk."""
+        self._guard(self.manager.wait_until_finished)
+
+    def close(self) -> None:
+        """Wait for what is being written. An error is only a warning here: what failed before may be on its way up."""
+        try:
+            self._guard(self.manager.close)
+        except OSError as error:
+            warnings.warn(str(error), stacklevel=2)
+
+    def iterations(self) -> list[int]:
+        return sorted(self.manager.all_steps())
+
+    def best(self) -> int | None:
+        return self.manager.best_step()
+
+    def restore_newest(self, init: Callable[[], Any]) -> tuple[int, Any] | None:
+        """(iteration, state) of the newest checkpoint that is whole, or None without any.
+
+        A damaged one is reported by a warning and, once an older one was restored and unless only reading, removed:
+        training will write it again.
+
+        Raises:
+            InputError: there are checkpoints and none of them can be restored; nothing was changed.
+        """
+        damaged: list[int] = []
+        for iteration in reversed(self.iterations()):
+            try:
+                state = self.restore(iteration, init)
+            except DamagedError as error:
+                warnings.warn(f"{error}; going back to the one before", stacklevel=2)
+                damaged.append(iteration)
+                continue
+            for later in damaged if not self.read_only else []:
+                self.manager.delete(later)
+            return iteration, state
+        if damaged:
+            raise InputError(f"none of the checkpoints {damaged} in {self.manager.directory} can be restored")
+        return None
+
+    def restore(self, iteration: int, init: Callable[[], Any]) -> Any:
+        """The state of one checkpoint, with the structure of what `init` would give.
+
+        Raises:
+            InputError: its leaves have other names, shapes or types than `init`'s.
+            DamagedError: it cannot be read, or is not what was written.
+        """
+        expected = jax.eval_shape(init)
+        wanted = _named_leaves(expected)
+        label = f"checkpoint {iteration} in {self.manager.directory}"
+        try:
+            stored = dict(self.manager.item_metadata(iteration)["state"].tree)
+        except Exception as error:
+            raise DamagedError(f"{label} is damaged: its metadata cannot be read") from error
+        _check_same_leaves(label, stored, wanted)
+        numpy = {name: self.ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
+        items = self.ocp.args.Composite(
+            state=self.ocp.args.PyTreeRestore(restore_args=numpy), meta=self.ocp.args.JsonRestore()
+        )
+        try:
+            restored = self.manager.restore(iteration, args=items)
+        except Exception as error:
+            raise DamagedError(f"{label} is damaged: it cannot be read") from error
+        leaves, digests = restored["state"], restored["meta"]["sha256"]
+        wrong = [name for name in wanted if _digest(leaves[name]) != digests.get(name)]
+        if wrong:
+            raise DamagedError(f"{label} is damaged: {wrong[0]} is not what was written")
+        rebuilt = [
+            jax.random.wrap_key_data(leaves[name]) if is_key(like) else leaves[name]
+            for name, like in zip(wanted, jax.tree.leaves(expected), strict=True)
+        ]
+        return jax.device_put(jax.tree.unflatten(jax.tree.structure(expected), rebuilt))
+
+    def _guard(self, write: Callable[[], Any]) -> None:
+        try:
+            write()
+        except Exception as error:  # tensorstore reports a full disk as ValueError, at great length
+            reason = os.strerror(errno.ENOSPC) if "No space left" in str(error) else str(error)[:200]
+            raise OSError(f"cannot write a checkpoint to {self.manager.directory}: {reason}") from error
+
+
+class DamagedError(InputError):
+    """A checkpoint that is not what was written."""
+
+
+def load_state(run: Path, init: Callable[[], Any], which: Literal["newest", "best"] = "newest") -> tuple[int, Any]:
+    """(iteration, state) from a run directory.
+
+    Raises:
+        InputError: there is no whole checkpoint, or it is of another shape.
+    """
+    if not (run / "checkpoints").is_dir():
+        raise InputError(f"{run} holds no checkpoint: the run has not reached its first one, or its files were moved")
+    checkpoints = Checkpoints(run / "checkpoints", keep=None)
+    try:
+        best = checkpoints.best()
+        if which == "best" and best is not None:
+            return best, checkpoints.restore(best, init)
+        found = checkpoints.restore_newest(init)
+    finally:
+        checkpoints.close()
+    if found is None:
+        raise InputError(f"{run} holds no whole checkpoint")
+    return found
+
+
+def to_host(state: Any) -> Any:
+    """A state as NumPy; random keys as the words they are made of."""
+    return jax.tree.map(lambda leaf: np.array(_words(leaf)), state)
+
+
+def from_host(states: list[Any], like: Any) -> Any:
+    """States that `to_host` gave, stacked, with random keys where `like` has them."""
+
+    def stacked(like: Any, *leaves: Any) -> Any:
+        return jax.random.wrap_key_data(jnp.stack(leaves)) if is_key(like) else np.stack(leaves)
+
+    return jax.tree.map(stacked, like, *states)
+
+
+def save_params(params: Params, path: str | Path) -> None:
+    """Write parameters as safetensors, named by their place in the tree; needs the extra `safetensors`."""
+    leaves = {name: np.array(leaf) for name, leaf in _named_leaves(params).items()}
+    _safetensors().save_file(leaves, str(path))
+
+
+def load_params(path: str | Path, like: Params) -> Params:
+    """Parameters from a safetensors file, in the structure of `like`.
+
+    Raises:
+        InputError: the names, shapes or types in the file are not those of `like`.
+    """
+    leaves, wanted = _safetensors().load_file(str(path)), _named_leaves(like)
+    _check_same_leaves(str(path), leaves, wanted)
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(leaves[name]) for name in wanted])
+
+
+def _safetensors() -> Any:
+    try:
+        return importlib.import_module("safetensors.numpy")
+    except ImportError as error:
+        raise InputError("parameters as safetensors need a package: pip install 'pgjax[safetensors]'") from error
+
+
+def _check_same_leaves(label: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    def describe(leaf: Any) -> str:
+        return "absent" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
+
+    different = [
+        f"{name} is {describe(found.get(name))}, expected {describe(wanted.get(name))}"
+        for name in sorted(wanted.keys() | found.keys())
+        if describe(wanted.get(name)) != describe(found.get(name))
+    ]
+    if different:
+        more = f" (and {len(different) - 3} more)" if len(different) > 3 else ""
+        raise InputError(f"{label} is of another shape: {'; '.join(different[:3])}{more}")
+
+
+def _named_leaves(state: Any) -> dict[str, Any]:
+    """Leaf path -> array, in tree order; random keys as the words they are made of."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): _words(leaf) for path, leaf in leaves}
+
+
+def _words(leaf: Any) -> Any:
+    if not is_key(leaf):
+        return leaf
+    abstract = isinstance(leaf, jax.ShapeDtypeStruct)
+    return jax.eval_shape(jax.random.key_data, leaf) if abstract else jax.random.key_data(leaf)
+
+
+def is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _digest(leaf: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest()

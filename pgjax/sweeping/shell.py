@@ -1,0 +1,385 @@
+"""Sweeps: seeds and hyperparameters in one call.
+
+Settings that differ in numbers only are members of one vmapped program; each distinct value of anything that selects a
+program is a group with a program of its own. A group's members train in batches as large as memory allows, one batch
+after another, each kept like a run.
+"""
+
+import contextlib
+import dataclasses
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from pgjax.core.algorithm import SWEEP_STREAM
+from pgjax.core.devices import local_devices, member_mesh
+from pgjax.core.errors import InputError, Interrupted, nearest
+from pgjax.learning.rollout import absent_without_episodes
+from pgjax.reporting.plotting import label
+from pgjax.running.checkpoint import Checkpoints, from_host, to_host
+from pgjax.running.compile import Program, compile_batch, fit, memory_limit
+from pgjax.running.config import versions
+from pgjax.running.directory import holds_run, holds_sweep, locked, read_json, write_json
+from pgjax.running.loop import budget_note
+from pgjax.running.population import SCORES, Population, member_of, stack
+from pgjax.running.shell import kept_status, stop_signals
+from pgjax.running.sinks import SweepDisplay, say
+from pgjax.sweeping.plan import Group, Plan, arguments_from_json, check_count, check_same_sweep, make_plan
+from pgjax.sweeping.result import SweepResult
+from pgjax.sweeping.search import PBT, Search, SuccessiveHalving, curve_mean
+from pgjax.sweeping.space import Mode
+
+
+class Kept(NamedTuple):
+    """How a sweep is trained and kept."""
+
+    episodes: int
+    batch_size: int | None
+    checkpoint_every: int
+
+
+class Batch(NamedTuple):
+    """What a checkpoint holds: members that train together, and what is known of them so far."""
+
+    member: Any
+    """The algorithm with stacked leaves: a search may have changed them."""
+    state: Any
+    curves: dict[str, np.ndarray]
+    """`[points, members]`; NaN where not reached yet."""
+    schedules: dict[str, np.ndarray]
+    """Hyperparameters that a search changes, `[points, members]`: in force up to that point."""
+    failed: np.ndarray
+    """`[members]`: the iteration by whose end a member was not finite, or -1."""
+    scores: dict[str, np.ndarray]
+    """Evaluations at the end of the run, `[members]`; NaN before."""
+
+
+def sweep(
+    algorithm: Any,
+    /,
+    seeds: int = 1,
+    *,
+    mode: Mode = "grid",
+    num_samples: int | None = None,
+    seed: int = 0,
+    search: Search | None = None,
+    directory: str | Path | None = None,
+    points: int = 100,
+    episodes: int = 128,
+    batch_size: int | None = None,
+    devices: int | None = None,
+    checkpoint_every: int = 10,
+    progress: bool = True,
+    **axes: Any,
+) -> SweepResult:
+    """Train every setting of `axes` with every seed, and evaluate it.
+
+    An axis is a list or array of values, or a distribution (`uniform`, `log_uniform`, `integers`, `choice`). It may be
+    any field of the algorithm or its network, any parameter of its environment, or `algorithm`, `env`, `network`.
+    Member `setting * seeds + s` has the key `jax.random.key(seed + s)`, and is the run `pgjax.train` makes with that
+    setting and that key, to rounding.
+
+    Args:
+        seeds: how many seeds each setting is trained with: `seed`, `seed + 1`, ...
+        mode: "grid" (every combination of the lists, times `num_samples` draws of the distributions), "random"
+            (`num_samples` draws, a list being a choice) or "zip" (the i-th values of all lists together).
+        num_samples: how many values each distribution gives.
+        search: `SuccessiveHalving(...)` or `PBT(...)`.
+        directory: where the sweep is kept. One that holds the same sweep continues it, to the same bits.
+        points: how many points each curve has at most, each the mean over its part of the run: what a sweep keeps does
+            not grow with its length.
+        episodes: episodes of each member's evaluation at the end.
+        batch_size: how many members train together at most; by default as many as fit into memory.
+        devices: over how many local devices members are spread; by default all.
+        checkpoint_every: points between checkpoints.
+
+    Raises:
+        InputError: an axis that is not known or not accepted, a size that is not positive, members that do not fit into
+            memory one by one, or a directory that holds something else or is in use.
+        Interrupted: a signal asked the sweep to stop; with a directory it has been saved.
+        OSError: a file could not be written; what was written before stays readable.
+    """
+    plan = make_plan(algorithm, seeds, mode, num_samples, seed, search, points, axes)
+    kept = Kept(episodes, batch_size, checkpoint_every)
+    for name, value in kept._asdict().items():
+        if value is not None:
+            check_count(name, value)
+    local_devices(devices)
+    if progress:
+        say(plan.describe())
+        for note in {budget_note(a) for a in plan.algorithms}:
+            say(note)
+    if directory is None:
+        return _Sweep(plan, kept, devices, None, progress).train()
+    config = plan.config | {"kept": kept._asdict(), "versions": versions()}
+    with _held(Path(directory), config):
+        result = _Sweep(plan, kept, devices, Path(directory), progress).train()
+        result.to_csv(Path(directory) / "members.csv")
+        return result
+
+
+def resume_sweep(directory: str | Path, devices: int | None = None, progress: bool = True) -> SweepResult:
+    """Continue the sweep in `directory`, or load it if it is finished.
+
+    Raises:
+        InputError: there is no sweep, or it used code of the user's own (call `sweep` with the same arguments).
+        And what `sweep` raises.
+    """
+    algorithm, arguments = arguments_from_json(read_json(Path(directory) / "sweep.json"))
+    return sweep(algorithm, directory=directory, devices=devices, progress=progress, **arguments)
+
+
+@contextlib.contextmanager
+def _held(directory: Path, config: dict[str, Any]) -> Iterator[None]:
+    """Hold the directory and see that it is this sweep's."""
+    with locked(directory) as stale:
+        if stale:
+            warnings.warn(f"process {stale} died while it worked on {directory}: taking over", stacklevel=3)
+        if holds_run(directory):
+            raise InputError(f"directory = {str(directory)!r} holds a run: choose another")
+        if holds_sweep(directory):
+            check_same_sweep(directory, config)
+        with kept_status(directory, "sweep.json", config):
+            yield
+
+
+class _Sweep:
+    """A sweep while it runs: what is known of all members, filled in batch by batch."""
+
+    def __init__(self, plan: Plan, kept: Kept, devices: int | None, directory: Path | None, progress: bool) -> None:
+        self.plan, self.kept, self.devices = plan, kept, devices
+        self.directory, self.progress = directory, progress
+        self.say = say if progress else lambda message: None
+        count = len(plan.settings) * len(plan.seeds)
+        self.algorithms = [a for a in plan.algorithms for _ in plan.seeds]
+        self.curves: dict[str, np.ndarray] = {}
+        self.schedules: dict[str, np.ndarray] = {}
+        self.scores: dict[str, np.ndarray] = {}
+        self.failed = np.full(count, -1, np.int32)
+        self.reached = np.zeros(count, int)
+        self.states: list[Any] = [None] * count
+        self.began, self.seconds_compile = time.perf_counter(), 0.0
+
+    def train(self) -> SweepResult:
+        """Whatever is not done yet, stage by stage and batch by batch."""
+        plan = self.plan
+        with contextlib.ExitStack() as opened:
+            self.stopped = opened.enter_context(stop_signals()) if self.directory else []
+            self.display = opened.enter_context(contextlib.closing(SweepDisplay(self.progress)))
+            alive, start = list(range(len(plan.settings))), 0
+            for stage, end in enumerate(plan.ends):
+                if isinstance(plan.search, SuccessiveHalving) and stage:
+                    alive = [alive[i] for i in plan.search.survivors(self._setting_scores(plan.search)[alive])]
+                    self.say(f"{len(alive)} settings go on to point {end} of {plan.points}")
+                for g, group in enumerate(plan.groups):
+                    settings = [i for i in group.settings if i in alive]
+                    if settings:
+                        self._train_group(group, settings, f"stage-{stage}/group-{g}", start, end)
+                start = end
+        return self._result()
+
+    def _setting_scores(self, search: SuccessiveHalving) -> np.ndarray:
+        """`[settings]`: the mean over seeds so far; NaN where a seed failed."""
+        reached = max(self.reached)
+        scores = curve_mean(self.curves[search.metric][:, :reached], search.last)
+        return np.where(self.failed < 0, scores, np.nan).reshape(-1, len(self.plan.seeds)).mean(axis=1)
+
+    def _train_group(self, group: Group, settings: list[int], where: str, start: int, end: int) -> None:
+        plan = self.plan
+        seeds = len(plan.seeds)
+        members = [i * seeds + s for i in settings for s in range(seeds)]
+        example = plan.algorithms[settings[0]]
+        sizes = _Sizes(self.directory)
+        began = time.perf_counter()
+        if where in sizes:
+            size = sizes[where]
+            mesh = member_mesh(self.devices, size)
+            program = compile_batch(example, group.stacked, size, mesh, self.kept.episodes)
+        else:
+            mesh = member_mesh(self.devices, len(members))
+            program, size = fit(example, group.stacked, len(members), mesh, self.kept.episodes, self.kept.batch_size)
+            sizes[where] = size
+        if isinstance(plan.search, PBT) and size < len(members):
+            raise InputError(f"PBT needs all {len(members)} members in one program, and only {size} fit")
+        if plan.search and plan.search.metric not in program.metrics:
+            raise InputError(
+                f"metric = {plan.search.metric!r} is not known: {nearest(plan.search.metric, program.metrics)}"
+            )
+        seconds = time.perf_counter() - began
+        self.seconds_compile += seconds
+        batches = [members[i : i + size] for i in range(0, len(members), size)]
+        self.say(
+            f"{group.label}: {len(members)} members, batches x members: {len(batches)} x {size}, "
+            f"devices: {program.mesh.size}, memory: {program.bytes_needed / 1e6:,.1f} MB of "
+            f"{memory_limit(mesh) / 1e6:,.0f} MB, compiled in {seconds:.1f} s"
+        )
+        for b, batch in enumerate(batches):
+            path = self.directory and self.directory / where / f"batch-{b}"
+            self._train_batch(program, group, batch, size, path, start, end)
+
+    def _train_batch(
+        self, program: Program, group: Group, members: list[int], size: int, path: Path | None, start: int, end: int
+    ) -> None:
+        plan = self.plan
+        padded = members + [members[-1]] * (size - len(members))
+        population = stack([self.algorithms[i] for i in padded], group.stacked)
+        population = program.place(population, population.specs())
+        seeds = len(plan.seeds)
+        state = program.init(
+            population, program.place(jnp.stack([plan.key(i // seeds, plan.seeds[i % seeds]) for i in padded]))
+        )
+        if start:
+            state = program.place(from_host([self.states[i] for i in padded], state))
+        batch = _empty(population, state, program.metrics, plan)
+        point = start
+        with contextlib.ExitStack() as opened:
+            if path:
+                checkpoints = opened.enter_context(contextlib.closing(Checkpoints(path, keep=1, keep_best=False)))
+                restored = checkpoints.restore_newest(lambda: batch)
+                if restored:
+                    point, batch = restored[0], _placed(restored[1], program, population)
+            while point < end:
+                batch = self._advance(program, population, batch, point)
+                point += 1
+                self._show(batch, members, point)
+                if point == plan.points:
+                    population = dataclasses.replace(population, member=batch.member)
+                    batch = batch._replace(scores=_float32(program.scores(population, batch.state)))
+                stopping = bool(self.stopped)
+                if path and (stopping or point == end or point % self.kept.checkpoint_every == 0):
+                    checkpoints.save(point, batch, float("nan"))
+                    if stopping or point == end:
+                        checkpoints.wait()
+                if stopping:
+                    raise Interrupted(
+                        f"stopped by {self.stopped[0].name} at point {point} of {plan.points} of {path} and saved; "
+                        f"continue with: pgjax resume {self.directory}",
+                        self.stopped[0].value,
+                    )
+        self._store(batch, population, members, start, end)
+
+    def _advance(self, program: Program, population: Population, batch: Batch, point: int) -> Batch:
+        """One more point of every curve, and what the search does after it."""
+        plan, search = self.plan, self.plan.search
+        population = dataclasses.replace(population, member=batch.member)
+        member, state = batch.member, batch.state
+        iteration = plan.iteration(member, point + 1)
+        count = program.place(jnp.int32(iteration - plan.iteration(member, point)), PartitionSpec())
+        state, means, finite = program.train(population, state, count)
+        means, finite = jax.device_get((means, finite))
+        for name, curve in batch.curves.items():
+            curve[point] = means[name]
+            if not absent_without_episodes(name):
+                finite = finite & np.isfinite(means[name])
+        failed = np.where((batch.failed < 0) & ~finite, np.int32(iteration), batch.failed)
+        for name, schedule in batch.schedules.items():
+            schedule[point] = getattr(member, name)
+        if isinstance(search, PBT) and (point + 1) % search.every == 0 and point + 1 < plan.points:
+            scores = curve_mean(batch.curves[search.metric][: point + 1].T, search.every)
+            scores = np.where(failed < 0, scores, np.nan)[: len(plan.settings) * len(plan.seeds)]
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(plan.seeds[0]), SWEEP_STREAM), point)
+            population, state, source = search.exploit_and_explore(
+                plan.axes, key, scores.reshape(len(plan.settings), -1), population, state
+            )
+            population, state = program.place(population, population.specs()), program.place(state)
+            member, failed = population.member, failed[np.asarray(source)]
+        return batch._replace(member=member, state=state, failed=failed)
+
+    def _store(self, batch: Batch, population: Population, members: list[int], start: int, end: int) -> None:
+        """What a batch says of its members, in the order of all members."""
+        count = len(self.states)
+        for curves, found in ((self.curves, batch.curves), (self.schedules, batch.schedules)):
+            for name, curve in found.items():
+                rows = curves.setdefault(name, np.full((count, self.plan.points), np.nan, np.float32))
+                rows[members, start:end] = curve[start:end, : len(members)].T
+        for name, scores in batch.scores.items():
+            known = self.scores.setdefault(name, np.full(count, np.nan, np.float32))
+            known[members] = scores[: len(members)]
+        self.failed[members] = batch.failed[: len(members)]
+        self.reached[members] = end
+        host = to_host(batch.state)
+        changed = dataclasses.replace(population, member=batch.member)
+        for row, i in enumerate(members):
+            self.states[i] = jax.tree.map(lambda x, row=row: x[row], host)
+            if batch.schedules:
+                self.algorithms[i] = member_of(changed, row)
+
+    def _show(self, batch: Batch, members: list[int], point: int) -> None:
+        """The best settings of this batch."""
+
+        def ranking() -> list[tuple[str, float]]:
+            seeds = len(self.plan.seeds)
+            latest = curve_mean(batch.curves["return_mean"][:point, : len(members)].T, 3)
+            found: dict[int, list[float]] = {}
+            for i, value in zip(members, latest, strict=True):
+                found.setdefault(i // seeds, []).append(value)
+            means = [(label(self.plan.settings[i]), float(np.mean(values))) for i, values in found.items()]
+            return sorted(means, key=lambda x: -np.inf if np.isnan(x[1]) else x[1], reverse=True)
+
+        self.display.show(f"point {point} of {self.plan.points}, {len(members)} members", ranking)
+
+    def _result(self) -> SweepResult:
+        plan = self.plan
+        steps = [
+            [plan.iteration(a, p + 1) * a.steps_per_iteration for p in range(plan.points)] for a in self.algorithms
+        ]
+        return SweepResult(
+            axes=plan.axes,
+            settings=plan.settings,
+            seeds=plan.seeds,
+            algorithms=self.algorithms,
+            curves=self.curves,
+            steps=np.array(steps),
+            schedules=self.schedules,
+            scores=self.scores,
+            failed=self.failed,
+            reached=self.reached,
+            states=self.states,
+            seconds_compile=self.seconds_compile,
+            seconds_run=time.perf_counter() - self.began - self.seconds_compile,
+        )
+
+
+class _Sizes(dict[str, int]):
+    """How many members each batch has, kept in a file: a sweep goes on with the same ones, whatever memory is free."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self.path = directory and directory / "batches.json"
+        super().__init__(read_json(self.path) if self.path and self.path.exists() else {})
+
+    def __setitem__(self, where: str, size: int) -> None:
+        super().__setitem__(where, size)
+        if self.path:
+            write_json(self.path, self)
+
+
+def _empty(population: Population, state: Any, metrics: tuple[str, ...], plan: Plan) -> Batch:
+    size = population.size
+    nothing = np.full((plan.points, size), np.nan, np.float32)
+    changing = plan.axes if isinstance(plan.search, PBT) else ()
+    return Batch(
+        member=population.member,
+        state=state,
+        curves={name: nothing.copy() for name in metrics},
+        schedules={name: nothing.copy() for name in changing},
+        failed=np.full(size, -1, np.int32),
+        scores={name: np.full(size, np.nan, np.float32) for name in SCORES},
+    )
+
+
+def _float32(scores: Any) -> dict[str, np.ndarray]:
+    return {name: np.asarray(x, np.float32) for name, x in scores.items()}
+
+
+def _placed(batch: Batch, program: Program, population: Population) -> Batch:
+    """A restored batch where it belongs: members on their devices, records as NumPy."""
+    records = jax.tree.map(np.array, (batch.curves, batch.schedules, batch.failed, batch.scores))
+    changed = dataclasses.replace(population, member=batch.member)
+    return Batch(program.place(changed, population.specs()).member, program.place(batch.state), *records)
