@@ -1,5 +1,5 @@
 """What is acted in.
 
-Read `base` (the interface), `catalog` (a table of what gymnax has), `gymnax` (its environments behind the interface) and
+Read `base` (the interface), `catalog` (what gymnax has, as a table), `gymnax` (that behind the interface) and
 `probes` (problems with known answers).
 """
