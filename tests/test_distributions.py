@@ -41,7 +41,14 @@ DENSITIES = ("DiagGaussian", "TanhGaussian")
 
 @jax.jit
 def evaluate(p, q, action):
-    return {"log_prob": p.log_prob(action), "entropy": p.entropy(), "kl": p.kl(q), "mode": p.mode(), "p": p}
+    return {
+        "log_prob": p.log_prob(action),
+        "entropy": p.entropy(),
+        "kl": p.kl(q),
+        "mode": p.mode(),
+        "env_action": p.env_action(action),
+        "p": p,
+    }
 
 
 def repeated(distribution, times):
@@ -88,9 +95,16 @@ def test_every_distribution_is_a_pytree_that_passes_through_jit_and_vmap(name):
     chex.assert_trees_all_close(mapped, batched, rtol=1e-5, atol=1e-5)
     assert batched["log_prob"].shape == batched["entropy"].shape == batched["kl"].shape == (2, 3)
     sample = sampled(name)[2]["action"]
-    assert batched["mode"].shape == action.shape
+    assert batched["mode"].shape == batched["env_action"].shape == action.shape
     assert sample.shape == (SAMPLES, *action.shape[2:])
-    assert batched["mode"].dtype == sample.dtype == action.dtype
+    assert batched["mode"].dtype == batched["env_action"].dtype == sample.dtype == action.dtype
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_environment_is_given_the_action_itself_or_its_tanh(name):
+    action = some_action(name)
+    expected = np.tanh(action) if name == "TanhGaussian" else action
+    np.testing.assert_allclose(examples()[name].env_action(action), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -137,18 +151,22 @@ def test_inverse_transform_takes_the_first_action_whose_cumulative_probability_e
 @pytest.mark.parametrize("name", NAMES)
 def test_log_prob_returned_with_the_sample_is_log_prob_of_the_sample(name):
     drawn = sampled(name)[2]
-    inside = np.full(SAMPLES, True)
-    if name == "TanhGaussian":  # nearer to the bounds the rounding of the action itself shows
-        inside = np.all(np.abs(drawn["action"]) < 0.99, axis=-1)
-        assert inside.mean() > 0.5
-    np.testing.assert_allclose(drawn["log_prob"][inside], drawn["p"][inside], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(drawn["log_prob"], drawn["p"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("cls", [DiagGaussian, TanhGaussian])
+@pytest.mark.parametrize(("mean", "std"), [(8.0, 0.5), (-30.0, 2.0), (0.0, 7.39)])
+def test_the_ratio_of_an_unchanged_policy_is_one_also_where_tanh_rounds_to_one(cls, mean, std):
+    p = repeated(cls(array(mean), array(np.log(std))), 10_000)
+    action, log_prob = p.sample_and_log_prob(p.noise(jax.random.key(0)))
+    np.testing.assert_allclose(np.exp(p.log_prob(action) - log_prob), np.ones(10_000), atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["Categorical", *DENSITIES])
 def test_entropy_and_kl_match_monte_carlo(name):
     p, q, drawn = sampled(name)
     assert_mean(-drawn["log_prob"], p.entropy())
-    assert_mean(drawn["p"] - drawn["q"], p.kl(q))  # of the same rounded action, so that its rounding drops out
+    assert_mean(drawn["p"] - drawn["q"], p.kl(q))
 
 
 # Categorical
@@ -237,9 +255,6 @@ def test_gaussian_log_prob_entropy_and_kl_match_scipy():
 def test_samples_have_the_right_distribution_and_independent_dimensions(name):
     p, _, drawn = sampled(name)
     u = np.asarray(drawn["action"], np.float64)
-    if name == "TanhGaussian":
-        assert np.mean(np.abs(u) == 1.0) < 0.005  # rounded to the bounds
-        u = np.arctanh(np.clip(u, -1.0 + 1e-8, 1.0 - 1e-8))
     for d in range(3):
         cdf = scipy.stats.norm(float(p.mean[d]), np.exp(float(p.log_std[d]))).cdf
         assert scipy.stats.kstest(u[:, d], cdf).pvalue > 1e-3
@@ -247,20 +262,20 @@ def test_samples_have_the_right_distribution_and_independent_dimensions(name):
     assert np.all(np.abs(correlation) < 4.5 / np.sqrt(SAMPLES))
 
 
-def test_samples_of_densities_are_differentiable_in_the_parameters():
+@pytest.mark.parametrize("cls", [DiagGaussian, TanhGaussian])
+def test_what_densities_give_the_environment_is_differentiable_in_the_parameters(cls):
     """d a / d mean is 1 for a Gaussian and 1 - a^2 for its tanh; d a / d log_std is that times (u - mean)."""
     mean, log_std = array(0.2, -0.4), array(-0.5, 0.1)
-    for cls in (DiagGaussian, TanhGaussian):
 
-        def sample(mean, log_std, cls=cls):
-            policy = cls(mean, log_std)
-            action, _ = policy.sample_and_log_prob(policy.noise(jax.random.key(3)))
-            return action, action
+    def given(mean, log_std):
+        policy = cls(mean, log_std)
+        u, _ = policy.sample_and_log_prob(policy.noise(jax.random.key(3)))
+        return policy.env_action(u), u
 
-        (by_mean, by_log_std), action = jax.jit(jax.jacobian(sample, (0, 1), has_aux=True))(mean, log_std)
-        u, slope = (np.arctanh(action), 1 - action**2) if cls is TanhGaussian else (action, np.ones(2))
-        np.testing.assert_allclose(by_mean, np.diag(slope), rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(by_log_std, np.diag(slope * (u - np.asarray(mean))), rtol=1e-3, atol=1e-5)
+    (by_mean, by_log_std), u = jax.jit(jax.jacobian(given, (0, 1), has_aux=True))(mean, log_std)
+    slope = 1 - np.tanh(u) ** 2 if cls is TanhGaussian else np.ones(2)
+    np.testing.assert_allclose(by_mean, np.diag(slope), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(by_log_std, np.diag(slope * (u - np.asarray(mean))), rtol=1e-3, atol=1e-5)
 
 
 # tanh of a Gaussian
@@ -269,30 +284,36 @@ SHAPES = [(0.0, -1.0), (0.3, -0.5), (1.5, 0.0), (-3.0, 0.5), (0.0, 1.0), (0.5, 2
 """(mean, log_std) from a narrow peak to nearly all probability at the two bounds."""
 
 
-tanh_log_prob = jax.jit(lambda mean, log_std, a: TanhGaussian(mean, log_std).log_prob(a))
+tanh_log_prob = jax.jit(lambda mean, log_std, u: TanhGaussian(mean, log_std).log_prob(u))
 
 
 def tanh_density(mean, log_std, a):
-    """Density at the points `a`, one per batch element."""
-    a = jnp.asarray(a, jnp.float32)[:, None]
-    parameters = (jnp.asarray(np.full(a.shape, x, np.float32)) for x in (mean, log_std))
-    return np.exp(np.asarray(tanh_log_prob(*parameters, a), np.float64))
+    """Density of tanh(u) at the points `a`, one per batch element."""
+    u = jnp.asarray(np.arctanh(a), jnp.float32)[:, None]
+    parameters = (jnp.asarray(np.full(u.shape, x, np.float32)) for x in (mean, log_std))
+    return np.exp(np.asarray(tanh_log_prob(*parameters, u), np.float64))
 
 
 @pytest.mark.parametrize(("mean", "log_std"), SHAPES)
 def test_tanh_gaussian_density_is_the_slope_of_its_cdf(mean, log_std):
-    a = np.linspace(-0.95, 0.95, 39).astype(np.float32)
-    wide, h = a.astype(np.float64), 1e-6
+    a, h = np.linspace(-0.95, 0.95, 39), 1e-6
     cdf = scipy.stats.norm(mean, np.exp(log_std)).cdf
-    slope = (cdf(np.arctanh(wide + h)) - cdf(np.arctanh(wide - h))) / (2 * h)
+    slope = (cdf(np.arctanh(a + h)) - cdf(np.arctanh(a - h))) / (2 * h)
     np.testing.assert_allclose(tanh_density(mean, log_std, a), slope, rtol=2e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("mean", "log_std"), SHAPES[:3])
-def test_tanh_gaussian_density_integrates_to_one(mean, log_std):
-    cells = 100_000
+def test_tanh_gaussian_density_says_how_often_the_environment_is_given_what(mean, log_std):
+    """It integrates to one over (-1, 1), and its integral over each twentieth is the share of the samples there."""
+    cells, bins = 100_000, 20
     middle = (np.arange(cells) + 0.5) * (2.0 / cells) - 1.0
-    assert tanh_density(mean, log_std, middle).sum() * 2.0 / cells == pytest.approx(1.0, abs=1e-3)
+    integral = tanh_density(mean, log_std, middle).reshape(bins, -1).sum(axis=1) * 2.0 / cells
+    assert integral.sum() == pytest.approx(1.0, abs=1e-3)
+    p = repeated(TanhGaussian(array(mean), array(log_std)), SAMPLES)
+    given = p.env_action(p.sample_and_log_prob(p.noise(jax.random.key(4)))[0])
+    inside = np.histogram(given, bins, (-1.0, 1.0))[0]
+    assert inside.sum() == SAMPLES
+    np.testing.assert_allclose(inside / SAMPLES, integral, atol=4.5 * np.sqrt(0.25 / SAMPLES))
 
 
 @pytest.mark.parametrize(("mean", "log_std"), SHAPES)
@@ -307,34 +328,32 @@ def test_tanh_gaussian_entropy_matches_integration_within_a_hundredth(mean, log_
     assert entropy == pytest.approx(expected, abs=1e-3 if log_std <= 0 else 1e-2, rel=1e-3 if log_std <= 0 else 1e-2)
 
 
-def test_tanh_gaussian_log_prob_is_exact_up_to_the_last_float_inside_the_bounds():
-    """The density of u = arctanh(a) over the slope of tanh there, in float64 from the same float32 action."""
-    last = np.nextafter(np.float32(1), np.float32(0))
-    a = np.array([0.0, 0.9, 0.999, 0.99999, np.nextafter(last, np.float32(0)), last], np.float32)
-    a = a.astype(np.float64)
-    expected = scipy.stats.norm(7.0, 1.0).pdf(np.arctanh(a)) / (1 - a**2)
-    np.testing.assert_allclose(tanh_density(7.0, 0.0, a), expected, rtol=0.01)
-    np.testing.assert_allclose(tanh_density(-7.0, 0.0, -a), expected, rtol=0.01)
+def test_tanh_gaussian_log_prob_is_exact_however_far_out_the_action_is():
+    """log N(u) - log(1 - tanh(u)^2), the latter as 2 log cosh(u), in float64."""
+    u = np.linspace(-40.0, 40.0, 33, dtype=np.float32)
+    wide = u.astype(np.float64)
+    expected = scipy.stats.norm(7.0, 2.0).logpdf(wide) + 2 * np.log(np.cosh(wide))
+    parameters = (jnp.full((33, 1), x, jnp.float32) for x in (7.0, np.log(2.0)))
+    np.testing.assert_allclose(tanh_log_prob(*parameters, jnp.asarray(u)[:, None]), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_tanh_gaussian_stays_finite_where_tanh_rounds_to_one():
     mean = jnp.asarray(np.repeat([[1e4], [-1e4], [50.0], [-50.0], [0.0]], 3, axis=1), jnp.float32)
     log_std = repeated(array(-5.0, 0.0, 2.0), 5)
-    bound = jnp.where(mean < 0, -1.0, 1.0)
 
     @jax.jit
     @functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
     def gradients_and_results(mean, log_std):
         p = TanhGaussian(mean, log_std)
         action, log_prob = p.sample_and_log_prob(p.noise(jax.random.key(0)))
-        results = (action, log_prob, p.log_prob(bound), p.log_prob(-bound), p.entropy(), p.mode())
+        results = (p.env_action(action), log_prob, p.log_prob(mean), p.log_prob(-mean), p.entropy(), p.mode())
         return sum(jnp.sum(r) for r in results), results
 
     gradients, results = gradients_and_results(mean, log_std)
     for x in (*results, *gradients):
         assert np.all(np.isfinite(x))
     assert np.all(np.abs(results[0]) <= 1.0)
-    np.testing.assert_allclose(results[-1], np.tanh(mean), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(results[-1], mean)
     gaussian_entropy = np.sum(0.5 * np.log(2 * np.pi * np.e) + np.array([-5.0, 0.0, 2.0]))
     log_slope = 3 * (2 * np.log(2) - 2e4)  # 1 - tanh(u)^2 = 4 exp(-2u) out there
     np.testing.assert_allclose(results[-2][:2], np.full(2, gaussian_entropy + log_slope), rtol=1e-6)

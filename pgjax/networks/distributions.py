@@ -3,6 +3,9 @@
 Leading dimensions are batch dimensions. An action is an int32 for `Categorical` and a float vector `[..., D]` for the
 others. NaN parameters give NaN log-probabilities and entropies; nothing is replaced.
 
+The action is what is sampled, stored in batches and given to `log_prob`; `policy.env_action(action)` is what the
+environment is given. They differ for `TanhGaussian` only, whose bijection would lose the action where it rounds.
+
 The randomness of an action is apart from the policy, `policy.sample_and_log_prob(policy.noise(key))`: a rollout draws
 that of all its steps at once, which costs a fraction of drawing it step by step.
 """
@@ -34,10 +37,16 @@ class Distribution(Protocol):
         """The action that this `noise` leads to, and its log-probability (density)."""
         ...
 
+    def env_action(self, action: Any) -> Array:
+        """What the environment is given for this action."""
+        ...
+
     def log_prob(self, action: Any) -> Array: ...
     def entropy(self) -> Array: ...
     def kl(self, other: Any) -> Array: ...
-    def mode(self) -> Array: ...
+    def mode(self) -> Array:
+        """The action that a deterministic evaluation takes."""
+        ...
 
 
 class Categorical(NamedTuple):
@@ -54,6 +63,9 @@ class Categorical(NamedTuple):
         threshold = noise[..., None] * cumulative[..., -1:]
         action = jnp.sum(cumulative <= threshold, axis=-1, dtype=jnp.int32)
         return action, self.log_prob(action)
+
+    def env_action(self, action: Int[Array, "*batch"]) -> Int[Array, "*batch"]:
+        return action
 
     def log_prob(self, action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
         return jnp.take_along_axis(jax.nn.log_softmax(self.logits), action[..., None], axis=-1)[..., 0]
@@ -86,6 +98,9 @@ class DiagGaussian(NamedTuple):
         action = self.mean + jnp.exp(self.log_std) * noise
         return action, jnp.sum(-0.5 * noise**2 - self.log_std - 0.5 * LOG_2PI, axis=-1)
 
+    def env_action(self, action: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        return action
+
     def log_prob(self, action: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
         noise = (action - self.mean) * jnp.exp(-self.log_std)
         return jnp.sum(-0.5 * noise**2 - self.log_std - 0.5 * LOG_2PI, axis=-1)
@@ -104,10 +119,12 @@ class DiagGaussian(NamedTuple):
 
 
 class TanhGaussian(NamedTuple):
-    """tanh of a `DiagGaussian`: actions in (-1, 1) (Haarnoja et al., 2018, appendix C).
+    """A `DiagGaussian` whose tanh the environment is given, in (-1, 1) (Haarnoja et al., 2018, appendix C).
 
-    log p(a) = log N(u) - sum log(1 - tanh(u)^2) with a = tanh(u), and log(1 - tanh(u)^2) computed as
-    2 (log 2 - u - softplus(-2u)), which does not overflow.
+    The action is u, before the tanh: where tanh(u) rounds to a bound, u could not be recovered from it, and the ratio
+    of a policy to itself would not be 1. Log-probability and entropy are those of tanh(u):
+    log p = log N(u) - sum log(1 - tanh(u)^2), with log(1 - tanh(u)^2) computed as 2 (log 2 - u - softplus(-2u)), which
+    does not overflow.
     """
 
     mean: Float[Array, "*batch D"]
@@ -120,13 +137,14 @@ class TanhGaussian(NamedTuple):
         self, noise: Float[Array, "*batch D"]
     ) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch"]]:
         u, log_prob = DiagGaussian(*self).sample_and_log_prob(noise)
-        return jnp.tanh(u), log_prob - jnp.sum(_log_tanh_derivative(u), axis=-1)
+        return u, log_prob - jnp.sum(_log_tanh_derivative(u), axis=-1)
+
+    def env_action(self, action: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        return jnp.tanh(action)
 
     def log_prob(self, action: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
-        """Exact inside (-1, 1); actions that rounded to the bounds are taken one float inside them."""
-        inside = 1.0 - float(jnp.finfo(action.dtype).epsneg)
-        u = jnp.arctanh(jnp.clip(action, -inside, inside))
-        return DiagGaussian(*self).log_prob(u) - jnp.sum(_log_tanh_derivative(u), axis=-1)
+        """Density of tanh(action) over (-1, 1)."""
+        return DiagGaussian(*self).log_prob(action) - jnp.sum(_log_tanh_derivative(action), axis=-1)
 
     def entropy(self) -> Float[Array, "*batch"]:
         """Entropy of the normal plus E[log(1 - tanh(u)^2)], the latter by Gauss-Hermite quadrature."""
@@ -140,8 +158,8 @@ class TanhGaussian(NamedTuple):
         return DiagGaussian(*self).kl(DiagGaussian(*other))
 
     def mode(self) -> Float[Array, "*batch D"]:
-        """tanh(mean): the median, which is what a deterministic policy plays."""
-        return jnp.tanh(self.mean)
+        """The mean, whose tanh is the median of what the environment is given."""
+        return self.mean
 
 
 class Deterministic(NamedTuple):
@@ -156,6 +174,9 @@ class Deterministic(NamedTuple):
         self, noise: Float[Array, "*batch"]
     ) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch"]]:
         return self.action, self.log_prob(self.action)
+
+    def env_action(self, action: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        return action
 
     def log_prob(self, action: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
         """0 on the action and -inf off it: a probability mass, not a density."""
