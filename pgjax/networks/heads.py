@@ -4,7 +4,8 @@ The parameters of a network are a dict:
 
 - `"shared"`, or `"actor"` and `"critic"`: the torsos, flax parameters that turn observations into features;
 - `"policy"`: a linear head. With a `"log_std"` the policy is a `DiagGaussian` (a `TanhGaussian` if the network
-  squashes), without a `Categorical`. `log_std` is a parameter shaped like the action, or a linear head of its own;
+  squashes), without a `Categorical`. `log_std` is a parameter shaped like the action, or a linear head of its own, and
+  is clipped to `LOG_STD_BOUNDS`;
 - `"value"`: a linear head with one output.
 """
 
@@ -23,7 +24,7 @@ from pgjax.networks.network import Output
 from pgjax.networks.torsos import initializer
 
 LOG_STD_BOUNDS = (-20.0, 2.0)
-"""Of a standard deviation that depends on the state (Haarnoja et al., 2018)."""
+"""Of a standard deviation, whether it depends on the state (Haarnoja et al., 2018) or is a parameter."""
 
 
 @pytree
@@ -80,6 +81,6 @@ def heads(config: Heads, params: Params, features: Any) -> Output:
         return Output(Categorical(x), value)
     log_std = params["policy"]["log_std"]
     if config.state_dependent_std:
-        log_std = jnp.clip(linear(names[0], log_std), *LOG_STD_BOUNDS)
+        log_std = linear(names[0], log_std)
     gaussian = TanhGaussian if config.squash else DiagGaussian
-    return Output(gaussian(x, jnp.broadcast_to(log_std, x.shape)), value)
+    return Output(gaussian(x, jnp.broadcast_to(jnp.clip(log_std, *LOG_STD_BOUNDS), x.shape)), value)
