@@ -14,7 +14,7 @@ import pgjax
 from pgjax.environments.base import Box, Discrete
 from pgjax.networks.distributions import Categorical, DiagGaussian, TanhGaussian
 from pgjax.networks.network import has_memory
-from pgjax.networks.torsos import orthogonal
+from pgjax.networks.torsos import Conv, orthogonal
 
 
 class LinenTorso(linen.Module):
@@ -182,7 +182,7 @@ def test_bad_networks_are_refused():
 
 @pytest.mark.parametrize(("kernel_size", "stride", "height"), [(3, 1, 10), (3, 2, 10), (4, 3, 11), (2, 2, 7)])
 def test_convolution_equals_that_of_flax(kernel_size, stride, height):
-    ours = _Conv(5, kernel_size, stride, orthogonal_init=True)
+    ours = Conv(5, kernel_size, stride, orthogonal_init=True)
     x = jax.random.normal(jax.random.key(0), (2, height, height + 1, 3))
     params = ours.init(jax.random.key(1), x)
     reference = linen.Conv(5, (kernel_size,) * 2, (stride,) * 2, padding="VALID")
