@@ -72,21 +72,19 @@ def gae(reward, value, next_value, terminated, truncated, gamma, gae_lambda):
 
 
 def vtrace(reward, value, next_value, terminated, truncated, gamma, ratio, gae_lambda=1.0, rho_clip=1.0, c_clip=1.0):
-    """v_t = V_t + sum_{s=t}^{end} gamma^(s-t) (prod_{i=t}^{s-1} c_i) rho_s delta_s, and the advantage."""
+    """v_t = V_t + sum_{s=t}^{end} gamma^(s-t) (prod_{i=t}^{s-1} c_i) rho_s delta_s with c = lambda min(c_clip, ratio),
+    and A_t = delta_t + sum_{s=t+1}^{end} gamma^(s-t) lambda (prod_{i=t+1}^{s-1} c_i) rho_s delta_s."""
     T = len(reward)
-    target = np.zeros(T)
+    ratio = np.asarray(ratio, np.float64)
+    rho, c = np.minimum(rho_clip, ratio), gae_lambda * np.minimum(c_clip, ratio)
+    target, advantage = np.zeros(T), np.zeros(T)
     for t in range(T):
         target[t] = float(value[t])
         for s in range(t, end(t, terminated, truncated) + 1):
-            trace = 1.0
-            for i in range(t, s):
-                trace *= gae_lambda * min(c_clip, float(ratio[i]))
             delta = float(reward[s]) + gamma * bootstrap(s, next_value, terminated) - float(value[s])
-            target[t] += gamma ** (s - t) * trace * min(rho_clip, float(ratio[s])) * delta
-    advantage = np.zeros(T)
-    for t in range(T):
-        following = bootstrap(t, next_value, terminated) if end(t, terminated, truncated) == t else target[t + 1]
-        advantage[t] = min(rho_clip, float(ratio[t])) * (float(reward[t]) + gamma * following - float(value[t]))
+            later = gamma ** (s - t) * gae_lambda * np.prod(c[t + 1 : s]) * rho[s] * delta
+            target[t] += gamma ** (s - t) * np.prod(c[t:s]) * rho[s] * delta
+            advantage[t] += delta if s == t else later
     return target, advantage
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 
-from pgjax.learning import returns
+from pgjax.learning import losses, returns
 
 T = 11
 GAMMA, LAMBDA = 0.93, 0.85
@@ -120,7 +120,7 @@ def test_reference_on_numbers_worked_out_by_hand():
     ratio = np.array([0.5, 2.0, 1.0])
     target, advantage = reference.vtrace(reward, value, next_value, none, cut, 0.5, ratio)
     np.testing.assert_allclose(target, [10 + 0.5 * 1 + 0.5 * 0.5 * -14, 6, 12])
-    np.testing.assert_allclose(advantage, [0.5 * (1 + 0.5 * 6 - 10), -14, -28])
+    np.testing.assert_allclose(advantage, [1 + 0.5 * 6 - 10, -14, -28])
 
 
 def test_identities_between_the_estimators():
@@ -147,24 +147,37 @@ def test_identities_between_the_estimators():
     assert_close(G["n"][T + 3], G["to_go"])
 
 
-@pytest.mark.parametrize("gae_lambda", [1.0, LAMBDA])
-def test_on_policy_vtrace_targets_the_lambda_return_one_step_ahead(gae_lambda):
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.5, LAMBDA, 1.0])
+def test_on_policy_vtrace_is_generalised_advantage_estimation(gae_lambda):
+    data = on_device(rollout() | {"ratio": np.ones((T, 10), np.float32)})
+    (target, advantage), expected = jax.jit(
+        lambda data: (
+            returns.vtrace(**data, gamma=GAMMA, gae_lambda=gae_lambda),
+            returns.gae(**pick(data, "reward", "value", "next_value", *FLAGS), gamma=GAMMA, gae_lambda=gae_lambda),
+        )
+    )(data)
+    assert_close(advantage, expected)
+    assert_close(target, expected + data["value"])
+
+
+def test_vtrace_at_lambda_one_follows_its_own_target_one_step_ahead():
+    """A_t = r_t + gamma v_{t+1} - V_t (Espeholt et al., 2018, section 4.2), at any ratio."""
     data = rollout()
-    data["ratio"] = np.ones_like(data["reward"])
-
-    @jax.jit
-    def target_advantage_and_lambda_return(data):
-        arrays = pick(data, "reward", "next_value", *FLAGS)
-        lambda_return = returns.lambda_return(**arrays, gamma=GAMMA, gae_lambda=gae_lambda)
-        return *returns.vtrace(**data, gamma=GAMMA, gae_lambda=gae_lambda), lambda_return
-
-    target, advantage, lambda_return = target_advantage_and_lambda_return(on_device(data))
-    assert_close(target, lambda_return)
-
+    target, advantage = jax.jit(lambda data: returns.vtrace(**data, gamma=GAMMA))(on_device(data))
     ends = data["terminated"] | data["truncated"]
     ends[-1] = True
     next_target = np.where(ends, data["next_value"], np.roll(target, -1, axis=0)) * ~data["terminated"]
     assert_close(advantage, data["reward"] + GAMMA * next_target - data["value"])
+
+
+def test_the_surrogate_of_vtrace_has_the_gradient_of_the_expected_reward():
+    """Of a two-armed bandit, from one draw of each arm under mu = (1/2, 1/2), at ratios 0.8 and 1.2."""
+    logits, reward = jnp.log(jnp.array([0.4, 0.6])), jnp.array([1.0, 3.0])
+    once = {"reward": reward, "value": jnp.full(2, 2.2), "next_value": jnp.zeros(2)}
+    once = {k: v[None] for k, v in once.items()} | dict.fromkeys(FLAGS, jnp.ones((1, 2), bool))
+    advantage = returns.vtrace(**once, gamma=GAMMA, ratio=2 * jax.nn.softmax(logits)[None])[1][0]
+    of_surrogate = jax.grad(lambda x: -jnp.mean(losses.surrogate(2 * jax.nn.softmax(x), advantage)))(logits)
+    np.testing.assert_allclose(of_surrogate, jax.grad(lambda x: jax.nn.softmax(x) @ reward)(logits), rtol=1e-5)
 
 
 def test_a_time_limit_bootstraps_and_a_termination_does_not():

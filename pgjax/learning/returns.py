@@ -146,22 +146,24 @@ def vtrace(
     rho_clip: Scalar = 1.0,
     c_clip: Scalar = 1.0,
 ) -> tuple[Values, Values]:
-    """V-trace value targets and policy-gradient advantages (Espeholt et al., 2018, eq. 1 and section 4.2).
+    """V-trace value targets and advantages (Espeholt et al., 2018, eq. 1 and section 4.2), with a trace decay lambda.
 
-    v_t = V_t + rho_t delta_t + gamma c_t (v_{t+1} - V_{t+1}) with rho = min(rho_clip, ratio) and
-    c = lambda min(c_clip, ratio); the advantage is rho_t (r_t + gamma v_{t+1} - V_t). `ratio` is pi(a|s) / mu(a|s), the
-    policy that learns over the one that acted. On-policy (ratio = 1) the target is the lambda-return.
+    v_t = V_t + y_t with the correction y_t = rho_t delta_t + gamma c_t y_{t+1}, where rho = min(rho_clip, ratio),
+    c = lambda min(c_clip, ratio) and delta_t = r_t + gamma V(s_{t+1}) - V_t. `ratio` is pi(a|s) / mu(a|s), the policy
+    that learns over the one that acted.
+
+    A_t = delta_t + gamma lambda y_{t+1}: at ratio 1 that of `gae`, at lambda 1 r_t + gamma v_{t+1} - V_t. It corrects
+    for the actions after a_t; the importance weight of a_t itself is left to the loss. A surrogate multiplies by the
+    ratio, a policy gradient by min(rho_clip, ratio).
 
     Returns:
         (value_target, advantage), each shaped like `value`.
     """
-    done = terminated | truncated
-    discount = gamma * (1.0 - terminated)
+    continues = ~(terminated | truncated)
     rho = jnp.minimum(rho_clip, ratio)
     c = gae_lambda * jnp.minimum(c_clip, ratio)
-    delta = rho * (reward + discount * next_value - value)
-    decay = gamma * c * ~done
-    value_target = value + _backward(lambda y, d, c: d + c * y, jnp.zeros_like(value[0]), delta, decay)
-    following = jnp.concatenate([value_target[1:], next_value[-1:]])
-    next_target = jnp.where(done, next_value, following)
-    return value_target, rho * (reward + discount * next_target - value)
+    delta = reward + gamma * (1.0 - terminated) * next_value - value
+    last = jnp.zeros_like(value[0])
+    correction = _backward(lambda y, d, c: d + c * y, last, rho * delta, gamma * c * continues)
+    following = jnp.concatenate([correction[1:], last[None]])
+    return value + correction, delta + gamma * gae_lambda * continues * following
