@@ -91,6 +91,27 @@ def test_clipped_value_loss_closed_form_and_gradient():
     assert loss(jnp.float32(-1.0), zero, two, EPS) == (pytest.approx(0.5 * 3.0**2), pytest.approx(-3.0))
 
 
+def test_the_adapted_kl_coefficient_halves_doubles_or_stays():
+    """Below 2/3 of the target, above 3/2 of it, and between; without a target it stays, whatever it is."""
+    adapted = [losses.adapted_kl_coef(jnp.float32(3.0), kl, 0.02) for kl in (0.013, 0.014, 0.02, 0.029, 0.031)]
+    np.testing.assert_allclose(adapted, [1.5, 3.0, 3.0, 3.0, 6.0])
+    assert [losses.adapted_kl_coef(beta, 0.5, jnp.inf) for beta in (0.0, 3.0, 1e6)] == [0.0, 3.0, 1e6]
+
+
+@pytest.mark.parametrize(("kl", "bound"), [(0.0, 1e-3), (1.0, 1e3)])
+def test_the_adapted_kl_coefficient_comes_back_from_its_bounds(kl, bound):
+    """After two hundred iterations on one side of the target, three on the other change it by a factor of eight."""
+    adapt = jax.jit(losses.adapted_kl_coef)
+    beta = jnp.float32(1.0)
+    for _ in range(200):
+        beta = adapt(beta, kl, 0.01)
+    assert beta == jnp.float32(bound)
+    for _ in range(3):
+        beta = adapt(beta, 1.0 - kl, 0.01)
+    assert beta == pytest.approx(bound * (8.0 if kl == 0.0 else 1 / 8))
+    assert losses.adapted_kl_coef(jnp.float32(1.0), 0.0, 0.01, low=0.75) == 0.75
+
+
 def two_categoricals():
     rng = np.random.default_rng(3)
     old, new = rng.dirichlet(np.ones(5), size=2)

@@ -37,13 +37,16 @@ def kl_penalty(ratio: Samples, advantage: Samples, kl: Samples, beta: Scalar) ->
     return surrogate(ratio, advantage) + beta * kl
 
 
-def adapted_kl_coef(beta: Scalar, kl: Scalar, target: Scalar) -> Float[Array, ""]:
+def adapted_kl_coef(
+    beta: Scalar, kl: Scalar, target: Scalar, low: Scalar = 1e-3, high: Scalar = 1e3
+) -> Float[Array, ""]:
     """beta halved where the KL of an iteration fell below target / 1.5, doubled where it exceeded 1.5 target.
 
-    Schulman et al. (2017), section 4. An infinite target leaves beta as it is.
+    Schulman et al. (2017), section 4. The result stays within [low, high], from which it can return; where beta is kept
+    as a multiple of its initial value, as in `PPO`, so are the bounds. An infinite target leaves beta as it is.
     """
     factor = jnp.where(kl < target / 1.5, 0.5, jnp.where(kl > target * 1.5, 2.0, 1.0))
-    return beta * jnp.where(jnp.isinf(target), 1.0, factor)
+    return jnp.where(jnp.isinf(target), beta, jnp.clip(beta * factor, low, high))
 
 
 def value_loss(value: Samples, value_target: Samples) -> Samples:
