@@ -41,13 +41,14 @@ def update_moments(moments: Moments, batch: Float[Array, "*batch_and_shape"]) ->
 def normalize(
     moments: Moments | None, x: Float[Array, "*batch_and_shape"], clip: float = 10.0
 ) -> Float[Array, "*batch_and_shape"]:
-    """(x - mean) / std within [-clip, clip]; `x` itself without moments.
+    """(x - mean) / std within [-clip, clip]; `x` itself without moments, or before they have seen anything.
 
     The clip bounds what a feature that was constant so far can do when it first moves.
     """
     if moments is None:
         return x
-    return jnp.clip((x - moments.mean) * jax.lax.rsqrt(moments.var + 1e-8), -clip, clip)
+    normalized = jnp.clip((x - moments.mean) * jax.lax.rsqrt(moments.var + 1e-8), -clip, clip)
+    return jnp.where(moments.samples > 0, normalized, x)
 
 
 class RewardScale(NamedTuple):
