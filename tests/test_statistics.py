@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import pgjax
 from pgjax.reporting.statistics import interquartile_mean, probability_of_improvement
@@ -32,12 +33,44 @@ def test_its_interval_is_the_percentile_bootstrap_within_strata():
     assert wrong[1] - wrong[0] > 5 * (found.high - found.low)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    hits = 0
-    for _ in range(200):
-        estimate = interquartile_mean(RNG.normal(size=20), resamples=300)
-        hits += estimate.low <= 0.0 <= estimate.high
-    assert 170 <= hits <= 200
+MIDDLE_HALF = np.linspace(0.25, 0.75, 10_001)
+DISTRIBUTIONS = {
+    "normal": (lambda rng, n: rng.normal(size=n), scipy.stats.norm.ppf(MIDDLE_HALF).mean()),
+    "skewed": (lambda rng, n: rng.lognormal(size=n), np.exp(scipy.stats.norm.ppf(MIDDLE_HALF)).mean()),
+}
+"""Name -> (n draws of it, its interquartile mean)."""
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize("sizes", [(3,), (5,), (8,), (20,), (3, 4)])
+def test_the_interval_covers_the_truth_about_as_often_as_it_says(name, sizes):
+    """In 200 experiments; 179 is three standard deviations below 95 %."""
+    (draw, truth), rng = DISTRIBUTIONS[name], np.random.default_rng(0)
+    found = [interquartile_mean(*(draw(rng, n) for n in sizes), resamples=300) for _ in range(200)]
+    assert sum(x.low <= truth <= x.high for x in found) >= 179
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("size", [3, 5, 8])
+def test_the_interval_of_a_probability_covers_it_also_where_all_pairs_of_a_few_agree(size, shift):
+    truth, rng = scipy.stats.norm.cdf(shift / np.sqrt(2)), np.random.default_rng(0)
+    found = [
+        probability_of_improvement([rng.normal(size=size) + shift], [rng.normal(size=size)], resamples=300)
+        for _ in range(200)
+    ]
+    assert sum(x.low <= truth <= x.high for x in found) >= 179
+    assert all(0.0 <= x.low <= x.value <= x.high <= 1.0 for x in found)
+
+
+def test_three_against_three_prove_little():
+    """All nine pairs agree by chance once in twenty times; more settings of which each says so prove more."""
+    one = probability_of_improvement([[3.0, 4.0, 5.0]], [[0.0, 1.0, 2.0]])
+    assert (one.value, one.high) == (1.0, 1.0)
+    assert one.low < 0.5
+    four = probability_of_improvement([[3.0, 4.0, 5.0]] * 4, [[0.0, 1.0, 2.0]] * 4)
+    assert 0.7 < four.low < 0.9
+    back = probability_of_improvement([[0.0, 1.0, 2.0]], [[3.0, 4.0, 5.0]])
+    np.testing.assert_allclose(back, [0.0, 0.0, 1.0 - one.low], atol=1e-9)
 
 
 def test_probability_of_improvement_counts_pairs_and_ties_half():
