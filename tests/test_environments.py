@@ -151,6 +151,30 @@ def test_parameters_are_traced_leaves():
     np.testing.assert_allclose(jax.vmap(with_force)(forces), jnp.stack(results), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("env_id", "parameter"), [("Acrobot-v1", "available_torque"), ("DiscountingChain-bsuite", "reward_timestep")]
+)
+def test_parameters_that_are_arrays_may_be_closed_over(env_id, parameter):
+    """A constant of the program, indexed with a traced action or state; by whatever way it was set."""
+    env = pgjax.make(env_id)
+    doubled = 2 * np.asarray(getattr(env.params, parameter))
+    replaced = dataclasses.replace(env, params=dataclasses.replace(env.params, **{parameter: doubled}))
+    keys, action = jax.random.split(jax.random.key(0), 3), jnp.int32(1)
+
+    def two_steps(env, key, action):
+        state, _ = env.reset(key)
+        return env.step(key, env.step(key, state, action).state, action)
+
+    for closed_over in (env, pgjax.make(env_id, **{parameter: doubled}), replaced):
+        passed = jax.jit(two_steps)(closed_over, keys[0], action)
+        eager = two_steps(closed_over, keys[0], action)
+        jitted = jax.jit(lambda *x, env=closed_over: two_steps(env, *x))(keys[0], action)
+        vmapped = jax.vmap(lambda *x, env=closed_over: two_steps(env, *x), (0, None))(keys, action)
+        first = jax.tree.map(lambda x: x[0], vmapped)
+        for found in (eager, jitted, first):
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, passed)
+
+
 def test_physics_that_follow_from_others_do_so_also_when_traced():
     """A longer pole in gymnax's CartPole, whose half-length times mass is a parameter of its own."""
     env = pgjax.make("CartPole-v1")

@@ -63,11 +63,11 @@ class GymnaxEnvironment:
         return getattr(self.params, "max_steps_in_episode", None)
 
     def reset(self, key: Key) -> tuple[Any, jax.Array]:
-        obs, state = self.env.reset(key, _consistent(self.id, self.params))
+        obs, state = self.env.reset(key, self._traceable_params())
         return jax.tree.map(_strong, state), self._observation(obs)
 
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
-        params, action = _consistent(self.id, self.params), self.received(action)
+        params, action = self._traceable_params(), self.received(action)
         if _steps_like_gymnax(self.env):  # without the reset that gymnax's own `step` computes every time
             obs, state, reward, terminated, _ = self.env.step_env(key, state, action, params)
             truncated = self.env.is_truncated(state, params)
@@ -81,6 +81,10 @@ class GymnaxEnvironment:
             terminated=jnp.asarray(terminated, bool).reshape(()),
             truncated=jnp.asarray(truncated, bool).reshape(()),
         )
+
+    def _traceable_params(self) -> Any:
+        """As JAX arrays: where an algorithm is closed over they are NumPy's, which no traced integer can index."""
+        return jax.tree.map(_strong, _consistent(self.id, self.params))
 
     def _observation(self, obs: Any) -> jax.Array:
         space = self.env.observation_space(self.params)
