@@ -43,7 +43,6 @@ def changed(tiny):
         reward_scale=None,
     )
     scores = rng.normal(size=(SETTINGS, SEEDS))
-    scores[0, 0] = np.nan  # without a score: as bad as can be
     after = pbt.exploit_and_explore(AXES, jax.random.key(1), scores, population, state)
     return population, state, scores, *after
 
@@ -51,7 +50,7 @@ def changed(tiny):
 def test_the_worst_take_over_from_the_best_of_their_own_seed(changed):
     _, state, scores, _, after, source = changed
     source = np.asarray(source)
-    order = np.argsort(np.where(np.isnan(scores), -np.inf, scores), axis=0)
+    order = np.argsort(scores, axis=0)
     for i, came_from in enumerate(source):
         setting, seed = divmod(i, SEEDS)
         assert came_from % SEEDS == seed
@@ -110,6 +109,92 @@ def test_steps_are_factors_shares_of_the_width_or_neighbours(tiny):
     assert set(np.asarray(after.member.gae_lambda)[:20]) == {np.float32(0.4), np.float32(0.6)}
     assert set(np.asarray(after.member.gamma)[:20]) == {np.float32(0.9), np.float32(0.99)}
     assert (np.asarray(source)[20:] == np.arange(20, 40)).all()
+
+
+@pytest.fixture(scope="module")
+def sources(tiny):
+    """(scores [settings, seeds], seed) -> the setting that each member goes on from; two of eight are replaced."""
+
+    def sources(scores, seed=0):
+        scores = np.asarray(scores, np.float64)
+        state = OnPolicyState(jax.random.split(jax.random.key(0), scores.size), *[jnp.zeros(scores.size)] * 6)
+        population = stack([tiny] * scores.size, space.leaves_named(tiny, {}))
+        *_, source = pgjax.PBT(fraction=0.25).exploit_and_explore({}, jax.random.key(seed), scores, population, state)
+        settings, seeds = np.divmod(np.asarray(source).reshape(scores.shape), scores.shape[1])
+        assert (seeds == np.arange(scores.shape[1])).all()
+        return settings
+
+    return sources
+
+
+STAYING = np.broadcast_to(np.arange(SETTINGS)[:, None], (SETTINGS, SEEDS))
+
+
+@pytest.mark.parametrize("score", [np.nan, -np.inf, 0.0, 500.0])
+def test_nobody_takes_over_from_a_score_that_is_not_higher(sources, score):
+    """Where all scores are equal, all members failed or none has a score."""
+    np.testing.assert_array_equal(sources(np.full((SETTINGS, SEEDS), score)), STAYING)
+
+
+def test_only_strictly_higher_scores_are_taken_over(sources):
+    """One member is ahead of seven that are equal: those drawn to be replaced take over from it or stay."""
+    scores = np.zeros((SETTINGS, SEEDS))
+    scores[3] = 1.0
+    source = sources(scores)
+    moved = source != STAYING
+    assert (source[moved] == 3).all()
+    assert 1 <= moved.sum() <= 2 * SEEDS
+
+
+def test_members_without_a_score_are_neither_replaced_nor_taken_over(sources):
+    """The worst and the best quarter are those of the members that have one: two of 8, one of 7 or 2, none of 1."""
+    scores = np.random.default_rng(0).normal(size=(SETTINGS, SEEDS))
+    unscored = np.zeros(scores.shape, bool)
+    for seed, count in enumerate([1, 1, 1, 2, 4, 6, 6, 7, 8, 0]):
+        unscored[np.random.default_rng(seed).permutation(SETTINGS)[:count], seed] = True
+    scores[unscored] = np.nan
+    source = sources(scores)
+    replaced = source != STAYING
+    assert replaced.sum(axis=0).tolist() == [1, 1, 1, 1, 1, 1, 1, 0, 0, 2]
+    for seed in range(SEEDS):
+        ranked = [i for i in np.argsort(scores[:, seed]) if not unscored[i, seed]]
+        count = replaced[:, seed].sum()
+        assert set(np.flatnonzero(replaced[:, seed])) == set(ranked[:count])
+        assert set(source[replaced[:, seed], seed]) <= set(ranked[len(ranked) - count :])
+
+
+def test_members_that_failed_are_the_worst(sources):
+    scores = np.random.default_rng(1).normal(size=(SETTINGS, SEEDS))
+    scores[2], scores[5] = -np.inf, np.nan
+    source = sources(scores)
+    assert (source[2] == np.argsort(scores, axis=0)[SETTINGS - 2, np.arange(SEEDS)]).all()
+    np.testing.assert_array_equal(np.delete(source, 2, axis=0), np.delete(STAYING, 2, axis=0))
+
+
+def test_ties_break_by_the_key_and_not_by_the_index(sources):
+    """Four members at the bottom and four at the top are equal: all of each are replaced or taken over in turn."""
+    scores = np.repeat([[0.0], [1.0]], SETTINGS // 2, axis=0) * np.ones(SEEDS)
+    found = np.stack([sources(scores, seed) for seed in range(4)])
+    assert len({x.tobytes() for x in found}) == 4
+    replaced = found != STAYING
+    assert (replaced.sum(axis=1) == 2).all()
+    assert (replaced.sum(axis=(0, 2))[:4] >= 10).all()  # of 80 takeovers, a quarter each
+    assert (np.bincount(found[replaced], minlength=SETTINGS)[4:] >= 10).all()
+
+
+def test_a_member_of_a_sweep_that_is_not_finite_counts_as_failed(tiny, monkeypatch):
+    seen = []
+
+    def remember(self, axes, key, scores, population, state):
+        seen.append(scores)
+        return population, state, np.arange(population.size)
+
+    monkeypatch.setattr(pgjax.PBT, "exploit_and_explore", remember)
+    search = pgjax.PBT(every=3, metric="entropy")
+    pgjax.sweep(tiny, learning_rate=[1e-2, 1e38], seeds=2, search=search, episodes=2, devices=1, progress=False)
+    (scores,) = seen
+    assert np.isfinite(scores[0]).all()
+    assert (scores[1] == -np.inf).all()
 
 
 def test_halving_keeps_the_best_and_puts_those_without_a_score_last():

@@ -57,6 +57,10 @@ class PBT:
     and otherwise moves one step up or down within its bounds. A step multiplies or divides a `log_uniform` by `factor`,
     adds or subtracts `factor - 1` times the width of a `uniform`, and takes a choice to its neighbour.
     A member keeps its own random key, so copies part at once.
+
+    Nobody takes over from a member whose score is not strictly higher, and ties in the ranking break at random. A score
+    of NaN is none, as before the first episode ends: the member stays and the fractions are those of the others. One of
+    -inf is a failure, the worst there is.
     """
 
     every: int = field("points of the curve between changes", default=5, accepts="[1, inf)")
@@ -82,7 +86,10 @@ class PBT:
         population: Population,
         state: Any,
     ) -> tuple[Population, Any, Int[Array, "members"]]:
-        """Population and state after one change, and where each member's came from. Compiled; runs on the devices."""
+        """Population and state after one change, and where each member's came from. Compiled; runs on the devices.
+
+        `scores` may be NaN (none) and -inf (failed).
+        """
         drawn = tuple((name, axis if isinstance(axis, Distribution) else choice(axis)) for name, axis in axes.items())
         return _exploit_and_explore(self, drawn, key, jnp.asarray(scores), population, state)
 
@@ -96,11 +103,7 @@ def _exploit_and_explore(
 ) -> tuple[Population, Any, Array]:
     source_key, axes_key = jax.random.split(key)
     settings, seeds = scores.shape
-    order = jnp.argsort(jnp.where(jnp.isnan(scores), -jnp.inf, scores), axis=0)
-    replaced = max(1, int(settings * float(pbt.fraction)))
-    drawn = jax.random.randint(source_key, (replaced, seeds), settings - replaced, settings)
-    source = jnp.broadcast_to(jnp.arange(settings)[:, None], scores.shape)
-    source = source.at[order[:replaced], jnp.arange(seeds)].set(jnp.take_along_axis(order, drawn, axis=0))
+    source = _source(pbt, source_key, scores)
     source = (source * seeds + jnp.arange(seeds)).reshape(-1)
     source = jnp.concatenate([source, jnp.arange(settings * seeds, population.size)])
     exploiting = source != jnp.arange(population.size)
@@ -112,6 +115,21 @@ def _exploit_and_explore(
         changed[name] = jnp.where(exploiting, explored, value)
     state = jax.tree.map(lambda x: x[source], state)._replace(key=state.key)
     return replace(population, member=replace(population.member, **changed)), state, source
+
+
+def _source(pbt: PBT, key: Key, scores: Float[Array, "settings seeds"]) -> Int[Array, "settings seeds"]:
+    """The setting that each member goes on from: its own or, among the worst of a seed, that of one of its best."""
+    best_key, ties_key = jax.random.split(key)
+    settings = scores.shape[0]
+    scored = jnp.sum(~jnp.isnan(scores), axis=0)
+    shares = [max(1, int(n * float(pbt.fraction))) if n > 1 else 0 for n in range(settings + 1)]
+    share = jnp.array(shares)[scored]
+    order = jnp.lexsort((jax.random.uniform(ties_key, scores.shape), scores), axis=0)  # NaN comes last
+    best = jax.random.randint(best_key, scores.shape, scored - share, scored)
+    drawn = jnp.take_along_axis(order, best, axis=0)
+    worst = jnp.argsort(order, axis=0) < share
+    higher = jnp.take_along_axis(scores, drawn, axis=0) > scores
+    return jnp.where(worst & higher, drawn, jnp.arange(settings)[:, None])
 
 
 def _explored(pbt: PBT, axis: Distribution, key: Key, value: Float[Array, "members"]) -> Float[Array, "members"]:

@@ -283,7 +283,7 @@ class _Sweep:
             schedule[point] = getattr(member, name)
         if isinstance(search, PBT) and (point + 1) % search.every == 0 and point + 1 < plan.points:
             scores = curve_mean(batch.curves[search.metric][: point + 1].T, search.every)
-            scores = np.where(failed < 0, scores, np.nan)[: len(plan.settings) * len(plan.seeds)]
+            scores = np.where(failed < 0, scores, -np.inf)[: len(plan.settings) * len(plan.seeds)]
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(plan.seeds[0]), SWEEP_STREAM), point)
             population, state, source = search.exploit_and_explore(
                 plan.axes, key, scores.reshape(len(plan.settings), -1), population, state
