@@ -15,7 +15,7 @@ from scipy import stats
 import pgjax
 from pgjax.algorithms import algorithm_class
 from pgjax.commands.presets import preset
-from pgjax.networks.registry import make_network
+from pgjax.networks.registry import NETWORKS
 from pgjax.reporting.statistics import Estimate
 from pgjax.running.config import to_config, versions
 
@@ -24,7 +24,7 @@ def preset_algorithm(name: str, env_id: str, **changes: Any) -> Any:
     """An algorithm as the command line would make it, with some fields changed."""
     fields = preset(name, env_id)
     if "network" in fields:
-        fields["network"] = make_network(**fields["network"])
+        fields["network"] = NETWORKS.make(**fields["network"])
     return algorithm_class(name)(pgjax.make(env_id), **(fields | changes))
 
 

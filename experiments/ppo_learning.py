@@ -25,7 +25,7 @@ from scipy import stats
 
 import pgjax
 from pgjax.commands.presets import preset
-from pgjax.networks.registry import make_network
+from pgjax.networks.registry import NETWORKS
 from pgjax.running.config import to_config
 
 GOALS = {
@@ -50,7 +50,7 @@ class Options:
 def from_preset(env_id: str, network: Any = None) -> pgjax.PPO:
     """PPO as the command line would make it, or with another network."""
     fields = preset("ppo", env_id)
-    tuned = make_network(**fields.pop("network", {"name": "mlp"}))
+    tuned = NETWORKS.make(**fields.pop("network", {"name": "mlp"}))
     return pgjax.PPO(pgjax.make(env_id, **ENV_PARAMS.get(env_id, {})), network=network or tuned, **fields)
 
 

@@ -26,6 +26,7 @@ CHECKED = [
 ]
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
     import pgjax
+    from pgjax.core.metrics import numbers
     from pgjax.running.loop import train_chunk
 
 
@@ -37,7 +38,13 @@ def init():
 
 @pytest.fixture(scope="session")
 def step():
-    return jax.jit(lambda algorithm, state: algorithm.step(state))
+    """(algorithm, state) -> (state, the figures of its metrics)."""
+
+    def step(algorithm, state):
+        state, metrics = algorithm.step(state)
+        return state, numbers(metrics)
+
+    return jax.jit(step)
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +54,11 @@ def train():
 
 @pytest.fixture(scope="session")
 def chunk():
-    return jax.jit(train_chunk, static_argnums=3)
+    def chunk(algorithm, state, num_iterations, max_iterations):
+        state, metrics = train_chunk(algorithm, state, num_iterations, max_iterations)
+        return state, numbers(metrics)
+
+    return jax.jit(chunk, static_argnums=3)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pgjax
 from pgjax.algorithms import ALGORITHMS, algorithm_class
 from pgjax.commands import cli, presets
 from pgjax.environments.catalog import CATALOG
-from pgjax.networks.registry import make_network
+from pgjax.networks.registry import NETWORKS
 
 TINY = ["--total-steps", "96", "--num-envs", "4", "--num-steps", "8", "--num-epochs", "1", "--num-minibatches", "1"]
 
@@ -36,8 +36,8 @@ def test_train_ends_with_one_line_of_figures_and_keeps_the_run(run, capsys):
     config = json.loads((run / "config.json").read_text())
     assert config["hyperparameters"]["learning_rate"] == 1e-3
     assert config["hyperparameters"]["num_envs"] == 4
-    assert config["network"]["hidden"] == [8]
-    assert config["env"]["params"]["length"] == 0.7
+    assert config["parts"]["network"]["options"]["hidden"] == [8]
+    assert config["parts"]["env"]["options"]["length"] == 0.7
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
 
     code, out, _ = run_cli(capsys, "evaluate", str(run), "--episodes", "3", "--no-cache")
@@ -58,7 +58,7 @@ def test_final_line(capsys, tmp_path, monkeypatch):
     assert float(final["return_mean"]) > 0
     assert "learning_rate = 0.0025" in out
     assert "num_envs = 4" in out
-    assert "96/96 steps" in err
+    assert "96/96 env steps" in err
     assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
@@ -68,7 +68,7 @@ def test_final_line(capsys, tmp_path, monkeypatch):
         (["trian"], "command = 'trian' is not known: did you mean train?"),
         (["train"], "needs an algorithm first, one of: reinforce, vpg, a2c, npg, trpo, ppo"),
         (["train", "pppo", "--env", "CartPole-v1"], "algorithm = 'pppo' is not known: did you mean ppo or trpo?"),
-        (["train", "ppo"], "needs --env ID"),
+        (["train", "ppo"], "needs --env: environment id; pgjax envs lists them"),
         (["train", "ppo", "--env", "CartPole"], "did you mean CartPole-v1"),
         (["train", "ppo", "--env", "CartPole-v1", "--learning-rat", "1"], "--learning-rate"),
         (["train", "ppo", "--env", "CartPole-v1", "--num-envs", "many"], "--num-envs"),
@@ -146,7 +146,7 @@ def test_presets_name_known_environments_and_accepted_fields():
     for algorithm in ALGORITHMS:
         for env_id in CATALOG:
             fields = presets.preset(algorithm, env_id)
-            network = make_network(**fields.pop("network", {"name": "mlp"}))
+            network = NETWORKS.make(**fields.pop("network", {"name": "mlp"}))
             if fields:
                 made = algorithm_class(algorithm)(env=pgjax.make(env_id), network=network, **fields)
                 assert made.total_steps % made.steps_per_iteration == 0
@@ -192,7 +192,7 @@ def test_sweep_trains_what_the_flags_say_and_keeps_it(capsys, tmp_path):
     assert len(rows) == 17
     config = json.loads((directory / "sweep.json").read_text())
     assert config["base"]["hyperparameters"]["gamma"] == 0.9
-    assert config["base"]["env"]["params"]["tau"] == 0.01
+    assert config["base"]["parts"]["env"]["options"]["tau"] == 0.01
 
     code, again, _ = run_cli(capsys, "resume", str(directory), "--no-cache")
     assert code == 0

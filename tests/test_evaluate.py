@@ -29,14 +29,16 @@ def test_statistics_are_those_of_the_returns(evaluated):
 
 def test_partial_episodes_never_count(evaluated):
     ppo, state, full = evaluated
-    cut = pgjax.evaluate(ppo, state, jax.random.key(1), num_episodes=32, max_steps=10)
+    with pytest.warns(UserWarning, match=r"of 32 episodes were cut after max_steps = 10 and count nowhere"):
+        cut = pgjax.evaluate(ppo, state, jax.random.key(1), num_episodes=32, max_steps=10)
     finished = np.asarray(full.lengths) <= 10
     assert 0 < finished.sum() < 32
     np.testing.assert_array_equal(cut.ended, finished)
     assert int(cut.num_episodes) == finished.sum()
     np.testing.assert_allclose(cut.mean, np.asarray(full.returns)[finished].mean(), rtol=1e-6)
 
-    none = pgjax.evaluate(ppo, state, jax.random.key(1), num_episodes=32, max_steps=2)
+    with pytest.warns(UserWarning, match="32 of 32 episodes"):
+        none = pgjax.evaluate(ppo, state, jax.random.key(1), num_episodes=32, max_steps=2)
     assert int(none.num_episodes) == 0
     assert all(np.isnan(getattr(none, name)) for name in ("mean", "std", "min", "max"))
 

@@ -10,12 +10,18 @@ import pgjax
 
 PACKAGE = Path(pgjax.__file__).parent
 FILES = {
-    "core": ["errors", "cores", "hyperparameters", "algorithm", "devices"],
-    "environments": ["base", "catalog", "gymnax", "probes"],
+    "core": ["errors", "cores", "hyperparameters", "metrics", "algorithm", "parts", "devices"],
+    "environments": ["base", "catalog", "gymnax", "probes", "registry"],
     "networks": ["distributions", "network", "torsos", "heads", "feedforward", "recurrent", "registry"],
-    "learning": ["normalize", "rollout", "returns", "losses", "optimizers", "evaluation"],
+    "learning": [
+        *("acting", "normalize", "rollout", "returns"),
+        *("losses", "optimizers", "evaluation"),
+    ],
     "algorithms": ["on_policy", "reinforce", "vpg", "a2c", "npg", "trpo", "ppo"],
-    "running": ["directory", "loop", "population", "compile", "config", "checkpoint", "sinks", "shell"],
+    "running": [
+        *("directory", "loop", "population", "compile", "config", "checkpoint"),
+        *("sinks", "session", "result", "shell"),
+    ],
     "reporting": ["statistics", "plotting", "rendering"],
     "sweeping": ["space", "search", "plan", "result", "shell", "optuna"],
     "commands": ["presets", "flags", "cli"],

@@ -177,17 +177,18 @@ def test_large_shuffles_have_no_pattern(n):
 
 
 def test_minibatch_epochs_visits_every_index_once_per_epoch_in_a_new_order():
-    def update(count, indices):
-        return count + 1, (count, indices)
+    def update(count, indices, at_start):
+        return count + 1, (count, indices, at_start)
 
-    run = jax.jit(lambda key: optimizers.minibatch_epochs(update, jnp.int32(0), key, 24, 3, 4))
-    count, (counts, indices) = run(jax.random.key(0))
+    run = jax.jit(lambda key: optimizers.minibatch_epochs(update, jnp.int32(0), key, 24, 3, 4, lambda count: count))
+    count, (counts, indices, at_start) = run(jax.random.key(0))
     assert count == 12
     np.testing.assert_array_equal(counts, np.arange(12).reshape(3, 4))
+    np.testing.assert_array_equal(at_start, [[0] * 4, [4] * 4, [8] * 4])
     assert indices.shape == (3, 4, 6)
     orders = np.asarray(indices).reshape(3, 24)
     np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(24), (3, 1)))
-    _, (_, others) = run(jax.random.key(1))
+    _, (_, others, _) = run(jax.random.key(1))
     everything = [tuple(order) for order in (*orders, *np.asarray(others).reshape(3, 24), np.arange(24))]
     assert len(set(everything)) == 7
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -18,8 +19,12 @@ def fake_run(directory, seed, gamma=0.99, seeds=None, steps=5):
     directory.mkdir()
     config = {
         "algorithm": "ppo",
-        "env": {"id": "CartPole-v1", "constructor": {}, "params": {"length": 0.5}},
-        "network": {"name": "mlp"},
+        "parts": {
+            "env": {"name": "CartPole-v1", "options": {"length": 0.5}},
+            "network": {"name": "mlp", "options": {}},
+        },
+        "unit": "env steps",
+        "score": ["return_mean", "max"],
         "hyperparameters": {"gamma": gamma, "total_steps": 160},
         "seed": seed,
         "seeds": seeds,
@@ -99,7 +104,7 @@ def fake_sweep(points=12, seeds=4, **axes):
         axes,
         settings,
         list(range(seeds)),
-        nothing,
+        [SimpleNamespace(score=("return_mean", "max"), unit="env steps")] * members,
         {"return_mean": curve},
         steps,
         {},

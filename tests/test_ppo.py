@@ -10,6 +10,9 @@ import pytest
 
 import pgjax
 from pgjax.algorithms.on_policy import collect
+from pgjax.algorithms.ppo import optimize
+from pgjax.core.metrics import number
+from pgjax.learning.optimizers import mean_gradient
 
 
 @pytest.mark.parametrize(
@@ -63,13 +66,13 @@ def collected(tiny, init):
     """A state, its rollout, and the rollout with advantages as PPO learns from it."""
     state = init(tiny, jax.random.key(0))
     _, batch, _ = collect(tiny, state, jax.random.key(1))
-    return state, batch, tiny._credited(batch, jnp.ones_like(batch.value))
+    return state, batch, tiny.credit(batch)
 
 
-def policy_gradient_of(algorithm, state, learned):
+def policy_gradient_of(algorithm, state, samples):
     if isinstance(algorithm, pgjax.PPO):
-        return jax.grad(algorithm.loss, has_aux=True)(state.params, (), learned, jnp.float32(0.3))
-    return jax.grad(algorithm.loss, has_aux=True)(state.params, (), learned)
+        return mean_gradient(algorithm.loss, shared=1)(state.params, (), samples, jnp.float32(0.3))
+    return mean_gradient(algorithm.loss)(state.params, (), samples)
 
 
 @pytest.mark.parametrize("objective", ["clip", "cpi", "kl_penalty", "clip_kl"])
@@ -106,12 +109,17 @@ def test_cpi_with_one_epoch_of_one_minibatch_is_vpg(tiny, tiny_algorithm, collec
 
 def test_advantages_are_normalised_within_the_minibatch(tiny, collected):
     """Shifting and scaling all advantages leaves the policy loss as it is, unless normalisation is off."""
-    state, batch, learned = collected
+    state, _, learned = collected
     moved = learned._replace(advantage=3.0 * learned.advantage + 5.0)
     for mode, same in (("minibatch", True), ("none", False)):
         ppo = dataclasses.replace(tiny, normalize_advantage=mode, num_epochs=2, num_minibatches=1)
-        learn = jax.jit(lambda m, ppo=ppo: ppo._learn(state, batch, m, jax.random.key(0))[2]["policy_loss"])
-        values = [float(learn(m)) for m in (learned, moved)]
+
+        @jax.jit
+        def policy_loss(samples, ppo=ppo):
+            learned = optimize(ppo, state.params, state.opt_state, (), samples, jax.random.key(0), ppo.learning_rate)
+            return number(learned[2]["policy_loss"])
+
+        values = [float(policy_loss(samples)) for samples in (learned, moved)]
         assert (values[0] == pytest.approx(values[1], abs=1e-5)) == same
 
 
@@ -135,9 +143,11 @@ def test_a_strong_penalty_holds_the_policy(tiny, init, step):
 
 def test_vtrace_is_gae_until_the_policy_moves(tiny, collected):
     """In the first epoch of an iteration ratios are 1 and V-trace is the lambda-return; then it corrects."""
-    _, batch, learned = collected
-    vtrace = dataclasses.replace(tiny, advantage="vtrace")
-    first = vtrace._credited(batch, jnp.ones_like(batch.value))
+    state, batch, learned = collected
+    vtrace_at = dataclasses.replace(tiny, advantage="vtrace").vtrace_at((), batch)
+    first = vtrace_at(state.params)
     np.testing.assert_allclose(first.value_target, learned.value_target, atol=1e-5)
-    later = vtrace._credited(batch, jnp.full_like(batch.value, 0.5))
-    assert not np.allclose(later.value_target, learned.value_target, atol=1e-2)
+    np.testing.assert_allclose(first.advantage, learned.advantage, atol=1e-5)
+    moved = jax.tree.map(lambda x: x, state.params)
+    moved["policy"]["bias"] = jnp.array([3.0, -3.0])
+    assert not np.allclose(vtrace_at(moved).value_target, learned.value_target, atol=1e-2)

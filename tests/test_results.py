@@ -1,6 +1,7 @@
 """Tables, rankings and comparisons of a sweep whose numbers are known."""
 
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import pgjax
 
 RATES, WIDTHS, SEEDS = [0.1, 0.2], [(4,), (8,)], [7, 8, 9]
+ALGORITHM = SimpleNamespace(score=("return_mean", "max"), unit="env steps")
 SCORES = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0], [90.0, 91.0, 92.0]])
 
 
@@ -24,7 +26,7 @@ def result():
         axes={"learning_rate": RATES, "hidden": WIDTHS},
         settings=settings,
         seeds=SEEDS,
-        algorithms=[None] * count,
+        algorithms=[ALGORITHM] * count,
         curves={"return_mean": curve},
         steps=np.tile(np.arange(1, points + 1) * 32, (count, 1)),
         schedules={},

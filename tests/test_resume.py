@@ -192,7 +192,7 @@ def test_a_checkpoint_that_was_being_written_does_not_count(undisturbed, tmp_pat
 
 
 def test_the_newest_and_the_best_are_kept_and_the_best_is_the_one_that_was_evaluated(tiny, tmp_path, init):
-    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints = Checkpoints(tmp_path, ("return_mean", "max"), keep=2)
     states = {}
     for iteration, mean in ((1, 3.0), (2, 9.0), (3, float("nan")), (4, 5.0), (5, 4.0)):
         states[iteration] = init(tiny, jax.random.key(iteration))
@@ -200,7 +200,7 @@ def test_the_newest_and_the_best_are_kept_and_the_best_is_the_one_that_was_evalu
     checkpoints.wait()
     assert checkpoints.iterations() == [2, 4, 5]
     checkpoints.close()
-    again = Checkpoints(tmp_path, keep=2)
+    again = Checkpoints(tmp_path, ("return_mean", "max"), keep=2)
     assert again.best() == 2
     state = again.restore(2, lambda: tiny.init(jax.random.key(0)))
     for name, leaf in leaves(state).items():
@@ -288,14 +288,14 @@ def test_a_second_signal_ends_the_process_at_once(undisturbed, tmp_path):
 
 
 def test_non_finite_parameters_are_never_checkpointed(tiny, tmp_path, monkeypatch, one_iteration_chunks):
-    keep = run_module._Files.keep
+    keep = run_module._Training.keep
 
-    def poison(self, state, iteration, **how):
+    def poison(self, iteration, stopping):
         if iteration == 4:
-            state = state._replace(params=jax.tree.map(lambda x: x * np.nan, state.params))
-        keep(self, state, iteration, **how)
+            self.state = self.state._replace(params=jax.tree.map(lambda x: x * np.nan, self.state.params))
+        keep(self, iteration, stopping)
 
-    monkeypatch.setattr(run_module._Files, "keep", poison)
+    monkeypatch.setattr(run_module._Training, "keep", poison)
     with pytest.raises(FloatingPointError, match=r"iteration 4: parameter \['actor'\].* is not finite"):
         pgjax.run(tiny, 0, tmp_path / "run", checkpoint_every=2, episodes=4, progress=False)
     assert status(tmp_path / "run").startswith("failed: iteration 4: parameter")
@@ -335,15 +335,26 @@ def test_parameters_survive_safetensors(undisturbed, tmp_path):
         pgjax.load_params(tmp_path / "params.safetensors", like=zeros | {"extra": np.zeros(3)})
 
 
-def test_lost_metrics_are_named(undisturbed, tmp_path):
+@pytest.mark.parametrize(
+    ("damage", "lost", "kept"),
+    [
+        (lambda lines: lines[:4], "those of iterations 5 to 6", [1, 2, 3, 4, 7, 8]),
+        (lambda lines: ["nonsense\n", *lines[1:]], "1 lines that cannot be read", [2, 3, 4, 5, 6, 7, 8]),
+        (lambda lines: None, "those of iterations 1 to 6", [7, 8]),
+    ],
+)
+def test_a_run_goes_on_without_the_metrics_it_lost(undisturbed, tmp_path, damage, lost, kept):
+    """To the bits of the run that lost none; what is lost is named, and the damaged file is kept beside."""
     run = copy_of(undisturbed / "mlp" / "whole", tmp_path / "run")
-    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (run / "metrics.jsonl").write_text("".join(lines[:4]))
-    with pytest.raises(pgjax.InputError, match=r"metrics.jsonl is damaged: it ends at iteration 4, .* of 6"):
-        pgjax.resume(run, progress=False)
-    (run / "metrics.jsonl").write_text("".join(["nonsense\n", *lines[1:]]))
-    with pytest.raises(pgjax.InputError, match=r"metrics.jsonl is damaged"):
-        pgjax.resume(run, progress=False)
+    metrics = run / "metrics.jsonl"
+    damaged = damage(metrics.read_text().splitlines(keepends=True))
+    metrics.unlink() if damaged is None else metrics.write_text("".join(damaged))
+    with pytest.warns(UserWarning, match=f"metrics.jsonl is damaged: rows are lost, {lost}"):
+        result = pgjax.resume(run, total_steps=8 * 32, progress=False)
+    assert [row["iteration"] for row in read_rows(metrics)] == kept
+    assert (run / "metrics.jsonl.damaged").exists() == (damaged is not None)
+    assert damaged is None or (run / "metrics.jsonl.damaged").read_text() == "".join(damaged)
+    assert len(result.metrics["episodes"]) == len(kept)
 
 
 def test_checkpoints_that_cannot_be_restored_are_never_thrown_away(undisturbed, tmp_path):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import pgjax
+from pgjax.core.metrics import numbers
 from pgjax.environments.base import Discrete
-from pgjax.learning.rollout import Actor, initial_rollout, rollout
+from pgjax.learning.acting import Actor
+from pgjax.learning.rollout import initial_rollout, transitions
 
 T, B = 12, 3
 
@@ -17,7 +19,12 @@ def collect(env, network, seed=0, T=T):
     params = jax.tree.map(lambda x: x + 0.05, params)
     actor = Actor(network.initial_memory, lambda m, obs, reset: network.step(params, m, obs, reset))
     start = initial_rollout(env, actor, jax.random.key(2), B)
-    roll = jax.jit(lambda state, key: rollout(env, actor, state, key, T))
+
+    @jax.jit
+    def roll(state, key):
+        state, batch, metrics = transitions(env, actor, state, key, T)
+        return state, batch, numbers(metrics)
+
     return params, start, roll, *roll(start, jax.random.key(seed))
 
 

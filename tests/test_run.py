@@ -15,6 +15,7 @@ import pytest
 import pgjax
 from pgjax.environments import probes
 from pgjax.running import checkpoint
+from pgjax.running import config as configs
 from pgjax.running import directory as rundir
 from pgjax.running.sinks import JsonLines
 
@@ -49,7 +50,7 @@ def test_config_makes_the_algorithm_again(finished, tiny):
     config = rundir.read_config(finished[0])
     assert config["seed"] == 3
     assert config["versions"].keys() == {"pgjax", "jax", "jaxlib", "flax", "optax", "gymnax", "backend"}
-    assert_same_algorithm(checkpoint.from_config(config), tiny)
+    assert_same_algorithm(configs.from_config(config), tiny)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +64,8 @@ def test_config_makes_the_algorithm_again(finished, tiny):
 def test_any_config_survives_json(tiny_ppo, network):
     env = pgjax.make("DeepSea-bsuite", size=6, unscaled_move_cost=0.3)
     algorithm = tiny_ppo(env, network=network, target_kl=0.1, max_grad_norm=float("inf"), normalize_obs=True)
-    config = json.loads(json.dumps(checkpoint.to_config(algorithm), allow_nan=False))
-    assert_same_algorithm(checkpoint.from_config(config), algorithm)
+    config = json.loads(json.dumps(configs.to_config(algorithm), allow_nan=False))
+    assert_same_algorithm(configs.from_config(config), algorithm)
 
 
 def assert_same_algorithm(a, b):
@@ -73,18 +74,18 @@ def assert_same_algorithm(a, b):
 
 
 def test_config_of_somebodys_own_code_says_so(tiny_ppo):
-    config = json.loads(json.dumps(checkpoint.to_config(tiny_ppo(probes.Recall()))))
+    config = json.loads(json.dumps(configs.to_config(tiny_ppo(probes.Recall()))))
     with pytest.raises(pgjax.InputError, match=r"code of its own, .*Recall"):
-        checkpoint.from_config(config)
+        configs.from_config(config)
 
 
 def test_missing_or_foreign_checkpoints_are_refused(finished, tiny, tmp_path):
     directory, _ = finished
     with pytest.raises(pgjax.InputError, match="holds no checkpoint"):
-        checkpoint.load_state(tmp_path, lambda: tiny.init(jax.random.key(0)))
+        checkpoint.load_state(tmp_path, lambda: tiny.init(jax.random.key(0)), tiny.score)
     wider = dataclasses.replace(tiny, network=pgjax.MLP(hidden=(16,)))
     with pytest.raises(pgjax.InputError, match=r"of another shape: .*float32\[8\], expected float32\[16\].*more"):
-        checkpoint.load_state(directory, lambda: wider.init(jax.random.key(0)))
+        checkpoint.load_state(directory, lambda: wider.init(jax.random.key(0)), tiny.score)
 
 
 def test_a_directory_out_of_reach_is_refused(tiny, tmp_path):
@@ -161,8 +162,8 @@ def test_progress_is_a_plain_line_per_chunk_without_a_terminal(tiny, capsys):
     assert shown[0].startswith(
         "total_steps = 200 is not a multiple of one iteration (32 steps): training 6 iterations = 192"
     )
-    assert shown[1].startswith("32/192 steps, ")
-    assert shown[-1].startswith("192/192 steps, ")
+    assert shown[1].startswith("32/192 env steps, ")
+    assert shown[-1].startswith("192/192 env steps, ")
 
 
 def test_train_says_what_it_does_with_an_odd_budget(tiny):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import pgjax
-from pgjax.running.compile import compile_run
+from pgjax.core.metrics import numbers
+from pgjax.running.compile import ROWS, compile_programs, divided, spread
 from pgjax.running.population import copies
 
 
@@ -17,13 +18,14 @@ def assert_close(tree, other):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-3), tree, other)
 
 
-def trained(subject, key, devices):
+def trained(subject, key, layout):
     """How many devices it used, and state, metrics and scores after three iterations by the programs of a run."""
-    programs = compile_run(subject, 4, devices)
-    subject, key = jax.device_put((subject, key), (programs.algorithm_sharding, programs.sharding))
-    state, metrics = programs.chunk(subject, programs.init(subject, key), np.int32(3))
-    found = (state._replace(key=jax.random.key_data(state.key)), metrics, programs.scores(subject, state))
-    return programs.sharding.mesh.size, jax.device_get(found)
+    programs = compile_programs(subject, layout, ROWS, 4)
+    subject, key = layout.place_algorithm(subject), layout.place(key)
+    state, metrics = programs.advance(subject, programs.init(subject, key), np.int32(3))
+    scores = programs.evaluate(subject, state)
+    found = (state._replace(key=jax.random.key_data(state.key)), numbers(metrics), scores)
+    return layout.mesh.size, jax.device_get(found)
 
 
 DIVIDED = {
@@ -45,30 +47,30 @@ def test_a_run_divided_over_devices_is_the_undivided_one(name, tiny_algorithm, m
     sizes = {"num_envs": 16, "total_steps": 3 * 16 * 8, "max_grad_norm": 0.1}
     algorithm = tiny_algorithm(cls, env, **(fields | sizes))
     assert [n for n in range(1, 9) if algorithm.divides_into(n)] == [n for n in (1, 2, 4, 8) if n <= devices]
-    used, divided = trained(algorithm, jax.random.key(0), min(devices + 1, 8))
+    used, shared = trained(algorithm, jax.random.key(0), divided(algorithm, min(devices + 1, 8)))
     assert used == devices
-    used, alone = trained(algorithm, jax.random.key(0), 1)
+    used, alone = trained(algorithm, jax.random.key(0), divided(algorithm, 1))
     assert used == 1
-    assert_close(divided, alone)
+    assert_close(shared, alone)
     assert np.sum(alone[1]["episodes"]) > 16
 
 
 def test_a_small_run_is_not_divided(tiny):
     assert [n for n in range(1, 9) if tiny.divides_into(n)] == []
-    assert compile_run(tiny, None).sharding.mesh.size == 1
+    assert divided(tiny).mesh.size == 1
 
 
 def test_members_of_a_run_are_spread_and_trained_a_few_at_a_time(tiny, monkeypatch):
     """Six members on three devices; the two of each device at once, or one after the other."""
     subject, keys = copies(tiny, 6), jax.random.split(jax.random.key(0), 6)
-    used, spread = trained(subject, keys, 4)
+    used, apart = trained(subject, keys, spread(subject, 4))
     assert used == 3
     monkeypatch.setattr("pgjax.running.population.STEPS_AT_ONCE", 2 * tiny.steps_per_iteration)
-    used, in_pairs = trained(subject, keys, 1)
+    used, in_pairs = trained(subject, keys, spread(subject, 1))
     assert used == 1
-    assert_close(spread, in_pairs)
+    assert_close(apart, in_pairs)
     for i in (0, 5):
-        _, alone = trained(tiny, keys[i], 1)
+        _, alone = trained(tiny, keys[i], divided(tiny, 1))
         assert_close(jax.tree.map(lambda x, i=i: x[i], (in_pairs[0], in_pairs[2])), (alone[0], alone[2]))
         assert_close({name: x[:, i] for name, x in in_pairs[1].items()}, alone[1])
 

@@ -103,7 +103,7 @@ def test_the_memory_a_compiled_program_says_it_needs_decides_the_batches(tiny, n
     assert "members: 1 x 9" not in capsys.readouterr().err
     assert_close(cut.curves, nine.curves)
     monkeypatch.setattr(programs_module, "memory_limit", lambda mesh: 10.0)
-    with pytest.raises(pgjax.InputError, match=r"not even one member .*fits: .* expected fewer environments"):
+    with pytest.raises(pgjax.InputError, match=r"does not fit into memory: .* expected fewer environments"):
         pgjax.sweep(tiny, **NINE)
 
 
@@ -111,7 +111,7 @@ def test_what_can_never_fit_is_refused_before_anything_compiles(tiny, monkeypatc
     monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *_: pytest.fail("compiled"))
     monkeypatch.setattr(programs_module, "memory_limit", lambda mesh: 2e9)
     huge = dataclasses.replace(tiny, num_envs=2**17, num_steps=2**10, total_steps=2**30)
-    with pytest.raises(pgjax.InputError, match=r"not even one member fits: one of its arrays takes [\d,]+ MB of 2,000"):
+    with pytest.raises(pgjax.InputError, match=r"does not fit into memory: one of its arrays takes [\d,]+ MB of 2,000"):
         pgjax.sweep(huge, gamma=[0.9, 0.99], **PLAIN)
 
 
@@ -140,16 +140,20 @@ def test_a_member_that_is_not_finite_is_marked_and_the_others_go_on(nine, tiny):
     assert_close([result.states[i].params for i in healthy], [nine.states[i].params for i in healthy])
 
 
-def test_points_bound_what_is_kept_and_are_means_over_their_part(nine, tiny):
+def test_points_bound_what_is_kept_and_weigh_episodes_not_iterations(nine, tiny):
     coarse = pgjax.sweep(tiny, **(NINE | {"points": 3}))
     assert coarse.curves["entropy"].shape == (9, 3)
     assert coarse.steps[0].tolist() == [64, 128, 192]
     expected = nine.curves["entropy"].reshape(9, 3, 2).mean(axis=2)
     np.testing.assert_allclose(coarse.curves["entropy"], expected, rtol=1e-4)
-    returns = nine.curves["return_mean"].reshape(9, 3, 2)
-    known = ~np.isnan(returns)
-    means = np.where(known, returns, 0).sum(axis=2) / np.where(known.any(axis=2), known.sum(axis=2), np.nan)
+    returns, episodes = (nine.curves[name].reshape(9, 3, 2) for name in ("return_mean", "episodes"))
+    assert episodes.min() == 0.0 < episodes.max()
+    np.testing.assert_array_equal(coarse.curves["episodes"], episodes.sum(axis=2))
+    total = np.where(episodes > 0, returns * episodes, 0.0).sum(axis=2)
+    means = total / np.where(episodes.any(axis=2), episodes.sum(axis=2), np.nan)
     np.testing.assert_allclose(coarse.curves["return_mean"], means, rtol=1e-4)
+    longest = np.where(episodes > 0, nine.curves["length_max"].reshape(9, 3, 2), -np.inf).max(axis=2)
+    np.testing.assert_array_equal(coarse.curves["length_max"], np.where(np.isinf(longest), np.nan, longest))
     assert_close([s.params for s in coarse.states], [s.params for s in nine.states])
 
 
@@ -297,7 +301,7 @@ def test_bad_input_is_refused(arguments, message, tiny, nine):
 
 
 def test_an_algorithm_that_is_already_stacked_is_refused(tiny):
-    with pytest.raises(pgjax.InputError, match=r"learning_rate = .* expected one value; give several as an axis"):
+    with pytest.raises(pgjax.InputError, match=r"learning_rate = .* expected one value; sweep several as an axis"):
         pgjax.sweep(dataclasses.replace(tiny, learning_rate=jnp.ones(3)), **PLAIN)
 
 
@@ -338,5 +342,5 @@ def test_optuna_is_given_only_what_it_can_do(tiny):
         pgjax.optuna_search(tiny, maximising, 4)
     with pytest.raises(pgjax.InputError, match="num_trials = 0 is not accepted"):
         pgjax.optuna_search(tiny, maximising, 0, gamma=pgjax.uniform(0, 1))
-    with pytest.raises(pgjax.InputError, match="the study minimises"):
+    with pytest.raises(pgjax.InputError, match="the study does not maximize"):
         pgjax.optuna_search(tiny, optuna.create_study(), 4, gamma=pgjax.uniform(0, 1))

@@ -14,11 +14,11 @@ import pytest
 from reference import TabularReference
 
 import pgjax
-from pgjax.algorithms.npg import surrogate
-from pgjax.algorithms.on_policy import collect, credited, samples
+from pgjax.algorithms.npg import policy_and_objective
+from pgjax.algorithms.on_policy import collect, gae_samples, samples_of
 from pgjax.environments.probes import TabularMDP
 from pgjax.learning import returns
-from pgjax.learning.optimizers import conjugate_gradient, fisher_vector_product
+from pgjax.learning.optimizers import conjugate_gradient, fisher_vector_product, mean_gradient
 from pgjax.learning.rollout import initial_rollout
 
 S, A, H, GAMMA = 3, 2, 4, 0.8
@@ -66,10 +66,10 @@ def gradients(algorithm, state):
         start = state._replace(rollout=initial_rollout(algorithm.env, algorithm.actor(state), keys[0], ENVS))
         _, batch, _ = collect(algorithm, start, keys[1])
         if isinstance(algorithm, pgjax.REINFORCE):
-            learned = algorithm._credited(state.params, batch)
+            samples, counted = algorithm._samples(state.params, batch)
         else:
-            learned = (credited(algorithm, batch),)
-        return -jax.grad(algorithm.loss, has_aux=True)(state.params, (), *learned)[0]["policy"]["kernel"]
+            samples, counted = gae_samples(algorithm, batch), 1.0
+        return -counted * mean_gradient(algorithm.loss)(state.params, (), samples)[0]["policy"]["kernel"]
 
     rows = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(7), ROLLOUTS))
     return np.asarray(rows, np.float64).reshape(ROLLOUTS, H, S, A)
@@ -149,7 +149,9 @@ def test_longer_rollouts_count_more_episodes_and_favour_none(make, reference):
         time = jnp.arange(algorithm.num_steps)[:, None] - start
         rest = returns.reward_to_go(GAMMA**time * batch.reward, done, jnp.zeros_like(done), 1.0)
         credit = jnp.where(ends, jnp.take_along_axis(rest, start, axis=0), 0.0)
-        grads, _ = jax.grad(algorithm.loss, has_aux=True)(state.params, (), samples(batch, credit, credit), ends)
+        samples = samples_of(batch, credit, credit, ends.astype(jnp.float32))
+        grads, _ = mean_gradient(algorithm.loss)(state.params, (), samples)
+        grads = jax.tree.map(lambda g: jnp.mean(samples.weight) * g, grads)
         return -grads["policy"]["kernel"]
 
     wrong = jax.jit(jax.vmap(all_that_end))(batch)
@@ -195,8 +197,8 @@ def natural(make, reference):
     trpo = make(pgjax.TRPO, num_envs=256, total_steps=10**5)
     state = tables(trpo, reference, reference.values())
     _, batch, _ = collect(trpo, state, jax.random.key(5))
-    learned = credited(trpo, batch)
-    policy, objective = surrogate(trpo, state.params, (), learned)
+    learned = gae_samples(trpo, batch)
+    policy, objective = policy_and_objective(trpo, state.params, (), learned)
     counts = np.asarray(batch.obs, np.float64).reshape(-1, H * S).mean(0)
     return trpo, state, policy, objective, reference.fisher(counts)
 
@@ -223,7 +225,9 @@ def test_the_fisher_matrix_of_the_batch_is_the_exact_one_on_average(natural, ref
 def test_fewer_environments_give_the_fisher_matrix_of_those(natural, reference):
     trpo, state, *_ = natural
     _, batch, _ = collect(trpo, state, jax.random.key(5))
-    policy, _ = surrogate(dataclasses.replace(trpo, fisher_stride=4), state.params, (), credited(trpo, batch))
+    policy, _ = policy_and_objective(
+        dataclasses.replace(trpo, fisher_stride=4), state.params, (), gae_samples(trpo, batch)
+    )
     assert policy(state.params).logits.shape == (H, 64, A)
     v = jax.tree.map(jnp.ones_like, state.params) | {"policy": {"kernel": jnp.eye(H * S, A), "bias": jnp.zeros(A)}}
     counts = np.asarray(batch.obs[:, ::4], np.float64).reshape(-1, H * S).mean(0)

@@ -8,33 +8,31 @@ Policy and value learn together, in one gradient step per short rollout, from bo
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from pgjax.algorithms import on_policy
 from pgjax.algorithms.on_policy import (
     OnPolicy,
     OnPolicyState,
     Samples,
-    acting,
     check,
     collect,
     initial_state,
     learning_rates,
-    samples,
+    samples_of,
 )
 from pgjax.core.algorithm import Key, Metrics, Params
-from pgjax.core.devices import mean_of_shares
 from pgjax.core.hyperparameters import Scalar, field, pytree
 from pgjax.learning import losses, returns
-from pgjax.learning.optimizers import adam
-from pgjax.learning.rollout import Actor
+from pgjax.learning.optimizers import adam, mean_gradient
 from pgjax.networks.network import Memory
 
 
 @pytree
 class A2C(OnPolicy):
+    """Advantage actor-critic."""
+
     num_steps: int = field("steps of each environment per iteration (T)", default=16, accepts="[1, inf)")
     learning_rate: Scalar = field("step size of Adam", default=1e-3, accepts="[0, inf)")
     ent_coef: Scalar = field("weight of the entropy bonus", default=0.01, accepts="[0, inf)")
@@ -49,27 +47,16 @@ class A2C(OnPolicy):
     def __post_init__(self) -> None:
         check(self)
 
-    @property
-    def steps_per_iteration(self) -> int:
-        return self.num_envs * self.num_steps
-
-    @property
-    def num_iterations(self) -> int:
-        return self.total_steps // self.steps_per_iteration
-
     def divides_into(self, devices: int) -> bool:
         return on_policy.divides_into(self, devices, num_minibatches=1)
 
     def init(self, key: Key) -> OnPolicyState:
         return initial_state(self, key, adam(self.learning_rate, self.max_grad_norm).init)
 
-    def actor(self, state: OnPolicyState) -> Actor:
-        return acting(self.network, state.params, state.obs_moments)
-
     def step(self, state: OnPolicyState) -> tuple[OnPolicyState, Metrics]:
         # Collect
         key = jax.random.fold_in(state.key, state.iteration)
-        after, batch, metrics = collect(self, state, key)
+        next_state, batch, metrics = collect(self, state, key)
 
         # Credit
         ends = batch.terminated, batch.truncated
@@ -83,8 +70,8 @@ class A2C(OnPolicy):
 
         # Learn
         (learning_rate,) = learning_rates(self, state, self.learning_rate)
-        gradient = mean_of_shares(jax.grad(self.loss, has_aux=True), in_axes=(None, 0, 1))
-        grads, learning = gradient(state.params, state.rollout.memory, samples(batch, advantage, value_target))
+        samples = samples_of(batch, advantage, value_target)
+        grads, learning = mean_gradient(self.loss)(state.params, state.rollout.memory, samples)
         updates, opt_state = adam(learning_rate, self.max_grad_norm).update(grads, state.opt_state, state.params)
 
         metrics |= learning | {
@@ -92,13 +79,14 @@ class A2C(OnPolicy):
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": learning_rate,
         }
-        return after._replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state), metrics
+        return next_state._replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state), metrics
 
-    def loss(self, params: Params, memory: Memory, batch: Samples) -> tuple[Array, Metrics]:
-        _, output = self.network.unroll(params, memory, batch.obs, batch.reset)
+    def loss(self, params: Params, memory: Memory, samples: Samples) -> tuple[Float[Array, "T B"], dict[str, Array]]:
+        """Of each sample, with metrics."""
+        _, output = self.network.unroll(params, memory, samples.obs, samples.reset)
         policy = output.distribution
-        policy_loss = jnp.mean(losses.policy_gradient(policy.log_prob(batch.action), batch.advantage))
-        value_loss = jnp.mean(losses.value_loss(output.value, batch.value_target))
-        entropy = jnp.mean(policy.entropy())
+        policy_loss = losses.policy_gradient(policy.log_prob(samples.action), samples.advantage)
+        value_loss = losses.value_loss(output.value, samples.value_target)
+        entropy = policy.entropy()
         metrics = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
         return policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy, metrics

@@ -20,11 +20,10 @@ from pgjax.algorithms.on_policy import (
     OnPolicyState,
     Samples,
     SeparateValue,
-    acting,
     check,
     collect,
-    credited,
     fit_value,
+    gae_samples,
     initial_state,
     learning_rates,
 )
@@ -32,7 +31,6 @@ from pgjax.core.algorithm import Key, Metrics, Params
 from pgjax.core.hyperparameters import Scalar, field, pytree
 from pgjax.learning import losses
 from pgjax.learning.optimizers import adam, conjugate_gradient, fisher_vector_product, within_kl
-from pgjax.learning.rollout import Actor
 from pgjax.networks.distributions import Distribution
 from pgjax.networks.network import Memory
 
@@ -58,6 +56,8 @@ class NaturalGradient(SeparateValue):
 
 @pytree
 class NPG(NaturalGradient):
+    """Natural policy gradient."""
+
     step_rule: Literal["max_kl", "learning_rate"] = field(
         "how long the step is: what max_kl allows, or learning_rate times the natural gradient", default="max_kl"
     )
@@ -66,36 +66,22 @@ class NPG(NaturalGradient):
     def __post_init__(self) -> None:
         check(self, "value_minibatches")
 
-    @property
-    def steps_per_iteration(self) -> int:
-        return self.num_envs * self.num_steps
-
-    @property
-    def num_iterations(self) -> int:
-        return self.total_steps // self.steps_per_iteration
-
-    def divides_into(self, devices: int) -> bool:
-        return devices == 1
-
     def init(self, key: Key) -> OnPolicyState:
         return initial_state(self, key, adam(self.value_learning_rate, self.max_grad_norm).init)
-
-    def actor(self, state: OnPolicyState) -> Actor:
-        return acting(self.network, state.params, state.obs_moments)
 
     def step(self, state: OnPolicyState) -> tuple[OnPolicyState, Metrics]:
         rollout_key, value_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
         memory = state.rollout.memory
 
         # Collect
-        after, batch, metrics = collect(self, state, rollout_key)
+        next_state, batch, metrics = collect(self, state, rollout_key)
 
         # Credit
-        learned = credited(self, batch)
+        samples = gae_samples(self, batch)
 
         # Learn
         alpha, value_rate = learning_rates(self, state, self.learning_rate, self.value_learning_rate)
-        policy, objective = surrogate(self, state.params, memory, learned)
+        policy, objective = policy_and_objective(self, state.params, memory, samples)
         gradient = jax.grad(objective, has_aux=True)(state.params)[0]
         product = fisher_vector_product(policy, state.params, self.cg_damping)
         direction = conjugate_gradient(product, gradient, self.cg_iterations)
@@ -105,21 +91,21 @@ class NPG(NaturalGradient):
             step = jax.tree.map(lambda d: alpha * d, direction)
         params = jax.tree.map(jnp.add, state.params, step)
         _, learning = objective(params)
-        params, opt_state, value_loss = fit_value(self, params, state.opt_state, memory, learned, value_rate, value_key)
+        params, opt_state, value_loss = fit_value(self, params, state.opt_state, memory, samples, value_rate, value_key)
 
         metrics |= learning | {
             "value_loss": value_loss,
-            "explained_variance": losses.explained_variance(batch.value, learned.value_target),
+            "explained_variance": losses.explained_variance(batch.value, samples.value_target),
             "grad_norm": optax.tree.norm(gradient),
             "step_norm": optax.tree.norm(step),
             "learning_rate": value_rate,
         }
-        return after._replace(params=params, opt_state=opt_state), metrics
+        return next_state._replace(params=params, opt_state=opt_state), metrics
 
 
-def surrogate(
-    algorithm: Any, old_params: Params, memory: Memory, batch: Samples
-) -> tuple[Callable[[Params], Distribution], Callable[[Params], tuple[Array, Metrics]]]:
+def policy_and_objective(
+    algorithm: Any, old_params: Params, memory: Memory, samples: Samples
+) -> tuple[Callable[[Params], Distribution], Callable[[Params], tuple[Array, dict[str, Array]]]]:
     """The policy on the states that the Fisher matrix is averaged over, and what is maximised, both functions of the
     parameters.
 
@@ -130,17 +116,17 @@ def surrogate(
     def policy(params: Params, stride: int = 1) -> Distribution:
         start, obs, reset = (
             jax.tree.map(lambda x: x[::stride], memory),
-            batch.obs[:, ::stride],
-            batch.reset[:, ::stride],
+            samples.obs[:, ::stride],
+            samples.reset[:, ::stride],
         )
         return algorithm.network.unroll(params, start, obs, reset)[1].distribution
 
     old = jax.lax.stop_gradient(policy(old_params))
 
-    def objective(params: Params) -> tuple[Array, Metrics]:
+    def objective(params: Params) -> tuple[Array, dict[str, Array]]:
         new = policy(params)
-        ratio = jnp.exp(new.log_prob(batch.action) - batch.log_prob)
-        policy_loss, entropy = jnp.mean(losses.surrogate(ratio, batch.advantage)), jnp.mean(new.entropy())
+        ratio = jnp.exp(new.log_prob(samples.action) - samples.log_prob)
+        policy_loss, entropy = jnp.mean(losses.surrogate(ratio, samples.advantage)), jnp.mean(new.entropy())
         metrics = {"policy_loss": policy_loss, "kl": jnp.mean(old.kl(new)), "entropy": entropy}
         return algorithm.ent_coef * entropy - policy_loss, metrics
 

@@ -8,18 +8,23 @@ from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 
-from pgjax.core.algorithm import INIT_STREAM, Key, Metrics, Params
-from pgjax.core.devices import SHARE_STEPS, mean_of_shares
+from pgjax.core.algorithm import INIT_STREAM, Key, Metrics, Params, Scores
+from pgjax.core.devices import SHARE_STEPS
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytree
 from pgjax.environments.base import Environment
+from pgjax.environments.registry import ENVIRONMENTS
 from pgjax.learning import losses, returns
+from pgjax.learning.acting import Actor, predict
+from pgjax.learning.evaluation import episode_scores
 from pgjax.learning.normalize import (
     Moments,
     RewardScale,
+    has_seen,
     initial_moments,
     initial_reward_scale,
     normalize,
@@ -27,19 +32,20 @@ from pgjax.learning.normalize import (
     update_moments,
     update_reward_scale,
 )
-from pgjax.learning.optimizers import Schedule, adam, minibatch_epochs, scheduled
-from pgjax.learning.rollout import Actor, RolloutState, Transition, initial_rollout, rollout
+from pgjax.learning.optimizers import Schedule, adam, mean_gradient, minibatch_epochs, scheduled
+from pgjax.learning.rollout import RolloutState, Transition, initial_rollout, transitions
 from pgjax.networks.distributions import Distribution
 from pgjax.networks.feedforward import MLP
 from pgjax.networks.network import Memory, Network, has_memory
+from pgjax.networks.registry import NETWORKS
 
 
 @pytree
 class OnPolicy:
-    """Hyperparameters of every on-policy algorithm: declarations without behaviour."""
+    """What is the same for every on-policy algorithm: hyperparameters, sizes, how it acts and how it is judged."""
 
-    env: Annotated[Environment, TRACED]
-    network: Network = field("policy and value network", default=MLP())
+    env: Annotated[Environment, TRACED] = field("what is acted in", part=ENVIRONMENTS)
+    network: Network = field("policy and value network", default=MLP(), part=NETWORKS)
     total_steps: int = field(
         "environment steps to train for, over all environments", default=1_000_000, accepts="[1, inf)"
     )
@@ -64,6 +70,31 @@ class OnPolicy:
     reward_clip: Scalar = field(
         "rewards, scaled or not, are clipped to +- this; inf leaves them", default=float("inf"), accepts="(0, inf]"
     )
+
+    unit = "env steps"
+    score = ("return_mean", "max")
+
+    @property
+    def steps_per_iteration(self) -> int:
+        return self.num_envs * self.num_steps
+
+    @property
+    def num_iterations(self) -> int:
+        return self.total_steps // self.steps_per_iteration
+
+    def divides_into(self, devices: int) -> bool:
+        return devices == 1
+
+    def actor(self, state: "OnPolicyState") -> Actor:
+        return acting(self.network, state.params, state.obs_moments)
+
+    def evaluate(self, state: "OnPolicyState", key: Key, num: int) -> Scores:
+        return episode_scores(self, state, key, num)
+
+    def predict(
+        self, state: "OnPolicyState", obs: Any, deterministic: bool = True, key: Key | None = None
+    ) -> np.ndarray:
+        return predict(self, state, obs, deterministic, key)
 
 
 @pytree
@@ -90,8 +121,8 @@ class OnPolicyState(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """What is learned from, `[T, B, ...]`, or columns of it: `[T, size, ...]` for a network with memory, else
-    `[1, size, ...]`."""
+    """What is learned from: sequences, `[T, B, ...]` of a rollout, or `[1, T * B, ...]` for a network without
+    memory."""
 
     obs: Array
     reset: Array
@@ -100,6 +131,8 @@ class Samples(NamedTuple):
     value: Array
     advantage: Array
     value_target: Array
+    weight: Array | None = None
+    """How much each counts in every mean; None where all count alike."""
     policy: Distribution | None = None
     """The policy that acted, where a loss asks for its KL divergence."""
 
@@ -123,24 +156,24 @@ def check(algorithm: Any, minibatches: str | None = None) -> None:
             f"{name}.network = {algorithm.network!r} is not accepted: expected shared_torso=False, because fitting "
             "the value would move the policy"
         )
-    if minibatches and num_columns(algorithm) % getattr(algorithm, minibatches):
+    if minibatches and num_sequences(algorithm) % getattr(algorithm, minibatches):
         remembers = has_memory(algorithm.network)
         raise InputError(
             f"{name}.{minibatches} = {getattr(algorithm, minibatches)} does not divide "
-            f"{'num_envs' if remembers else 'num_envs * num_steps'} = {num_columns(algorithm)}"
+            f"{'num_envs' if remembers else 'num_envs * num_steps'} = {num_sequences(algorithm)}"
             + (": a network with memory learns from whole sequences" if remembers else "")
         )
 
 
-def num_columns(algorithm: Any) -> int:
-    """What minibatches are drawn from: sequences for a network with memory, single steps otherwise."""
+def num_sequences(algorithm: Any) -> int:
+    """How many sequences minibatches are drawn from: whole ones for a network with memory, else of one step each."""
     return algorithm.num_envs if has_memory(algorithm.network) else algorithm.steps_per_iteration
 
 
 def divides_into(algorithm: Any, devices: int, num_minibatches: int) -> bool:
     """Whether environments and minibatches can be divided over so many devices, with enough for each to pay."""
-    columns, steps = (n // num_minibatches for n in (num_columns(algorithm), algorithm.steps_per_iteration))
-    return algorithm.num_envs % devices == 0 and columns % devices == 0 and steps // devices >= SHARE_STEPS
+    sequences, steps = (n // num_minibatches for n in (num_sequences(algorithm), algorithm.steps_per_iteration))
+    return algorithm.num_envs % devices == 0 and sequences % devices == 0 and steps // devices >= SHARE_STEPS
 
 
 def initial_state(algorithm: Any, key: Key, initial_opt_state: Any) -> OnPolicyState:
@@ -171,52 +204,57 @@ def collect(algorithm: Any, state: OnPolicyState, key: Key) -> tuple[OnPolicySta
     """One rollout of the policy of `state`.
 
     Returns the state after it, its normalisers having seen the rollout; the rollout as learning sees it, with
-    observations and rewards by the normalisers of before; and the statistics of episodes.
+    observations and rewards by the normalisers of before; and the statistics of episodes. Before the normalisers have
+    seen anything, observations and rewards are left alone.
     """
     policy = acting(algorithm.network, state.params, state.obs_moments)
-    after, batch, metrics = rollout(algorithm.env, policy, state.rollout, key, algorithm.num_steps)
+    envs, batch, metrics = transitions(algorithm.env, policy, state.rollout, key, algorithm.num_steps)
     done = batch.terminated | batch.truncated
-    reward = scale_reward(state.reward_scale, batch.reward)
-    seen = batch._replace(
+    scale = state.reward_scale
+    limit = (
+        algorithm.reward_clip if scale is None else jnp.where(has_seen(scale.moments), algorithm.reward_clip, jnp.inf)
+    )
+    normalized = batch._replace(
         obs=normalize(state.obs_moments, batch.obs),
-        reward=jnp.clip(reward, -algorithm.reward_clip, algorithm.reward_clip),
+        reward=jnp.clip(scale_reward(scale, batch.reward), -limit, limit),
     )
     state = state._replace(
         iteration=state.iteration + 1,
-        rollout=after,
+        rollout=envs,
         obs_moments=state.obs_moments and update_moments(state.obs_moments, batch.obs),
-        reward_scale=state.reward_scale
-        and update_reward_scale(state.reward_scale, batch.reward, done, algorithm.gamma),
+        reward_scale=scale and update_reward_scale(scale, batch.reward, done, algorithm.gamma),
     )
-    return state, seen, metrics
+    return state, normalized, metrics
 
 
-def samples(batch: Transition, advantage: Array, value_target: Array) -> Samples:
-    return Samples(batch.obs, batch.reset, batch.action, batch.log_prob, batch.value, advantage, value_target)
+def samples_of(
+    batch: Transition, advantage: Float[Array, "T B"], value_target: Float[Array, "T B"], weight: Array | None = None
+) -> Samples:
+    """What of a rollout is learned from, with what its actions are credited with."""
+    acted = batch.obs, batch.reset, batch.action, batch.log_prob, batch.value
+    return Samples(*acted, advantage, value_target, weight)
 
 
-def credited(algorithm: Any, batch: Transition) -> Samples:
-    """A batch with generalised advantages, normalised where the algorithm says so, and the lambda-returns."""
-    advantage = returns.gae(
-        batch.reward,
-        batch.value,
-        batch.next_value,
-        batch.terminated,
-        batch.truncated,
-        algorithm.gamma,
-        algorithm.gae_lambda,
-    )
+def gae_samples(algorithm: Any, batch: Transition) -> Samples:
+    """A rollout with generalised advantages, normalised where the algorithm says so, and the lambda-returns."""
+    ends = batch.terminated, batch.truncated
+    advantage = returns.gae(batch.reward, batch.value, batch.next_value, *ends, algorithm.gamma, algorithm.gae_lambda)
     value_target = advantage + batch.value
     if algorithm.normalize_advantage:
         advantage = losses.normalized_advantage(advantage)
-    return samples(batch, advantage, value_target)
+    return samples_of(batch, advantage, value_target)
 
 
-def columns(algorithm: Any, samples: Samples) -> Samples:
-    """`samples` with everything that minibatches are drawn from on the second axis."""
-    if has_memory(algorithm.network):
+def as_sequences(network: Network, samples: Samples) -> Samples:
+    """`samples` `[T, B, ...]` with the sequences that minibatches are drawn from on the second axis."""
+    if has_memory(network):
         return samples
-    return jax.tree.map(lambda x: x.reshape(1, num_columns(algorithm), *x.shape[2:]), samples)
+    return jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), samples)
+
+
+def minibatch_of(samples: Samples, memory: Memory, chosen: Int[Array, "size"]) -> tuple[Samples, Memory]:
+    """The chosen sequences, and what the network remembered at the start of each."""
+    return jax.tree.map(lambda x: x[:, chosen], samples), jax.tree.map(lambda x: x[chosen], memory)
 
 
 def learning_rates(algorithm: Any, state: OnPolicyState, *rates: Scalar) -> list[Array]:
@@ -226,27 +264,30 @@ def learning_rates(algorithm: Any, state: OnPolicyState, *rates: Scalar) -> list
 
 
 def fit_value(
-    algorithm: Any, params: Params, opt_state: Any, memory: Memory, batch: Samples, learning_rate: Scalar, key: Key
+    algorithm: Any, params: Params, opt_state: Any, memory: Memory, samples: Samples, learning_rate: Scalar, key: Key
 ) -> tuple[Params, Any, Array]:
-    """Gradient steps of the value alone towards `batch.value_target`, and the mean loss on the way.
+    """Gradient steps of the value alone towards `samples.value_target`, and the mean loss on the way.
 
     The policy's parameters have gradient zero and stay.
     """
-    optimizer, batch = adam(learning_rate, algorithm.max_grad_norm), columns(algorithm, batch)
+    optimizer, sequences = adam(learning_rate, algorithm.max_grad_norm), as_sequences(algorithm.network, samples)
 
-    def loss(params: Params, memory: Memory, minibatch: Samples) -> Array:
+    def loss(params: Params, memory: Memory, minibatch: Samples) -> tuple[Array, dict[str, Array]]:
         value = algorithm.network.unroll(params, memory, minibatch.obs, minibatch.reset)[1].value
-        return jnp.mean(losses.value_loss(value, minibatch.value_target))
+        value_loss = losses.value_loss(value, minibatch.value_target)
+        return value_loss, {"value_loss": value_loss}
 
-    def update(carry: Any, columns: Array) -> tuple[Any, Array]:
+    gradient = mean_gradient(loss)
+
+    def update(carry: Any, chosen: Array, sequences: Samples) -> tuple[Any, Array]:
         params, opt_state = carry
-        minibatch = jax.tree.map(lambda x: x[:, columns], batch)
-        start = jax.tree.map(lambda x: x[columns], memory)
-        value_loss, grads = mean_of_shares(jax.value_and_grad(loss), in_axes=(None, 0, 1))(params, start, minibatch)
+        minibatch, start = minibatch_of(sequences, memory, chosen)
+        grads, metrics = gradient(params, start, minibatch)
         updates, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), value_loss
+        return (optax.apply_updates(params, updates), opt_state), metrics["value_loss"]
 
+    sizes = num_sequences(algorithm), algorithm.value_epochs, algorithm.value_minibatches
     (params, opt_state), value_losses = minibatch_epochs(
-        update, (params, opt_state), key, num_columns(algorithm), algorithm.value_epochs, algorithm.value_minibatches
+        update, (params, opt_state), key, *sizes, epoch_data=lambda _: sequences
     )
     return params, opt_state, jnp.mean(value_losses)

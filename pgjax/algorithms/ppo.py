@@ -9,6 +9,7 @@ where `objective` chooses what keeps the new policy near the old: clipping the p
 divergence with a fixed or adaptive coefficient, both, or nothing.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -21,21 +22,20 @@ from pgjax.algorithms.on_policy import (
     OnPolicy,
     OnPolicyState,
     Samples,
-    acting,
+    as_sequences,
     check,
     collect,
-    columns,
     initial_state,
     learning_rates,
-    num_columns,
-    samples,
+    minibatch_of,
+    samples_of,
 )
 from pgjax.core.algorithm import Key, Metrics, Params
-from pgjax.core.devices import mean_of_shares
 from pgjax.core.hyperparameters import Scalar, field, pytree
+from pgjax.core.metrics import Count, Mean
 from pgjax.learning import losses, returns
-from pgjax.learning.optimizers import adam, shuffled
-from pgjax.learning.rollout import Actor, Transition
+from pgjax.learning.optimizers import adam, mean_gradient, minibatch_epochs
+from pgjax.learning.rollout import Transition
 from pgjax.networks.distributions import Distribution
 from pgjax.networks.network import Memory
 
@@ -50,6 +50,8 @@ class Learner(NamedTuple):
 
 @pytree
 class PPO(OnPolicy):
+    """Proximal policy optimisation."""
+
     num_epochs: int = field("passes over each collected batch", default=4, accepts="[1, inf)")
     num_minibatches: int = field("gradient steps per epoch", default=4, accepts="[1, inf)")
     learning_rate: Scalar = field("step size of Adam", default=2.5e-4, accepts="[0, inf)")
@@ -82,131 +84,156 @@ class PPO(OnPolicy):
     def __post_init__(self) -> None:
         check(self, "num_minibatches")
 
-    @property
-    def steps_per_iteration(self) -> int:
-        return self.num_envs * self.num_steps
-
-    @property
-    def num_iterations(self) -> int:
-        """Whole iterations within `total_steps`."""
-        return self.total_steps // self.steps_per_iteration
-
     def divides_into(self, devices: int) -> bool:
         return on_policy.divides_into(self, devices, self.num_minibatches)
 
     def init(self, key: Key) -> OnPolicyState:
-        optimizer = adam(self.learning_rate, self.max_grad_norm)
-        return initial_state(self, key, lambda params: Learner(optimizer.init(params), jnp.float32(1.0)))
-
-    def actor(self, state: OnPolicyState) -> Actor:
-        return acting(self.network, state.params, state.obs_moments)
+        return initial_state(self, key, lambda params: initial_learner(self, params))
 
     def step(self, state: OnPolicyState) -> tuple[OnPolicyState, Metrics]:
         rollout_key, update_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
+        memory = state.rollout.memory
 
         # Collect
-        after, batch, metrics = collect(self, state, rollout_key)
+        next_state, batch, metrics = collect(self, state, rollout_key)
 
         # Credit
-        learned = self._credited(batch, jnp.ones_like(batch.value))
+        samples = self.credit(batch)
 
         # Learn
-        params, opt_state, learning = self._learn(state, batch, learned, update_key)
+        (learning_rate,) = learning_rates(self, state, self.learning_rate)
+        again = self.vtrace_at(memory, batch) if self.advantage == "vtrace" else None
+        params, learner, learning = optimize(
+            self, state.params, state.opt_state, memory, samples, update_key, learning_rate, again
+        )
 
-        metrics |= learning
-        metrics["explained_variance"] = losses.explained_variance(batch.value, learned.value_target)
-        return after._replace(params=params, opt_state=opt_state), metrics
+        metrics |= learning | {
+            "explained_variance": losses.explained_variance(batch.value, samples.value_target),
+            "learning_rate": learning_rate,
+        }
+        return next_state._replace(params=params, opt_state=learner), metrics
 
-    def _credited(self, batch: Transition, ratio: Float[Array, "T B"]) -> Samples:
-        """Advantages and value targets; `ratio` of the policy now to the one that acted is what V-trace corrects by."""
+    def credit(self, batch: Transition) -> Samples:
+        """Generalised advantages, and the lambda-returns as value targets."""
         ends = batch.terminated, batch.truncated
-        if self.advantage == "gae":
-            advantage = returns.gae(batch.reward, batch.value, batch.next_value, *ends, self.gamma, self.gae_lambda)
-            value_target = advantage + batch.value
-        else:
+        advantage = returns.gae(batch.reward, batch.value, batch.next_value, *ends, self.gamma, self.gae_lambda)
+        return self.normalized(samples_of(batch, advantage, advantage + batch.value))
+
+    def vtrace_at(self, memory: Memory, batch: Transition) -> Callable[[Params], Samples]:
+        """Credit anew for a policy that has moved, corrected by its ratio to the one that acted (V-trace)."""
+
+        def samples(params: Params) -> Samples:
+            policy = self.network.unroll(params, memory, batch.obs, batch.reset)[1].distribution
+            ratio = jnp.exp(policy.log_prob(batch.action) - batch.log_prob)
+            ends = batch.terminated, batch.truncated
             value_target, advantage = returns.vtrace(
                 batch.reward, batch.value, batch.next_value, *ends, self.gamma, ratio, self.gae_lambda
             )
-        if self.normalize_advantage == "batch":
-            advantage = losses.normalized_advantage(advantage)
-        return samples(batch, advantage, value_target)
+            return self.normalized(samples_of(batch, advantage, value_target))
 
-    def _learn(
-        self, state: OnPolicyState, batch: Transition, learned: Samples, key: Key
-    ) -> tuple[Params, Learner, Metrics]:
-        """All gradient steps of an iteration. Metrics are means over the gradient steps made."""
-        memory, kl_scale = state.rollout.memory, state.opt_state.kl_scale
-        kl_coef = self.kl_coef * kl_scale
-        (learning_rate,) = learning_rates(self, state, self.learning_rate)
-        optimizer = adam(learning_rate, self.max_grad_norm)
-        gradient = mean_of_shares(jax.grad(self.loss, has_aux=True), in_axes=(None, 0, 1, None))
+        return samples
 
-        def policy(params: Params) -> Distribution:
-            return self.network.unroll(params, memory, batch.obs, batch.reset)[1].distribution
-
-        if self.objective in ("kl_penalty", "clip_kl"):
-            learned = learned._replace(policy=policy(state.params))
-
-        def epoch(carry: Any, key: Key) -> tuple[Any, Any]:
-            now = learned
-            if self.advantage == "vtrace":
-                ratio = jnp.exp(policy(carry[0]).log_prob(batch.action) - batch.log_prob)
-                now = self._credited(batch, ratio)._replace(policy=learned.policy)
-            now = columns(self, now)
-
-            def update(carry: Any, chosen: Array) -> tuple[Any, Any]:
-                params, opt_state, stopped = carry
-                minibatch = jax.tree.map(lambda x: x[:, chosen], now)
-                start = jax.tree.map(lambda x: x[chosen], memory)
-                if self.normalize_advantage == "minibatch":
-                    minibatch = minibatch._replace(advantage=losses.normalized_advantage(minibatch.advantage))
-                grads, metrics = gradient(params, start, minibatch, kl_coef)
-                stopped |= metrics["approx_kl"] > self.target_kl
-                updates, next_opt_state = optimizer.update(grads, opt_state, params)
-                made = (optax.apply_updates(params, updates), next_opt_state)
-                kept = jax.tree.map(lambda new, old: jnp.where(stopped, old, new), made, (params, opt_state))
-                metrics["grad_norm"] = optax.tree.norm(grads)
-                return (*kept, stopped), (metrics, ~stopped)
-
-            return jax.lax.scan(update, carry, shuffled(key, num_columns(self)).reshape(self.num_minibatches, -1))
-
-        carry = (state.params, state.opt_state.adam, jnp.bool_(False))
-        (params, opt_state, _), (metrics, made) = jax.lax.scan(epoch, carry, jax.random.split(key, self.num_epochs))
-        metrics = {
-            name: jnp.sum(jnp.where(made, x, 0.0)) / jnp.maximum(jnp.sum(made), 1) for name, x in metrics.items()
-        }
-        metrics |= {"updates": jnp.sum(made), "learning_rate": learning_rate}
-        if learned.policy is not None:
-            metrics |= {"kl": jnp.mean(learned.policy.kl(policy(params))), "kl_coef": kl_coef}
-            kl_scale = losses.adapted_kl_coef(kl_scale, metrics["kl"], self.adaptive_kl)
-        return params, Learner(opt_state, kl_scale), metrics
+    def normalized(self, samples: Samples) -> Samples:
+        """With advantages normalised over the whole batch, if that is what is asked for."""
+        if self.normalize_advantage != "batch":
+            return samples
+        return samples._replace(advantage=losses.normalized_advantage(samples.advantage, samples.weight))
 
     def loss(
         self, params: Params, memory: Memory, minibatch: Samples, kl_coef: Float[Array, ""]
-    ) -> tuple[Array, Metrics]:
-        """The loss of one minibatch; `memory` is what the network remembered at the start of its sequences."""
+    ) -> tuple[Float[Array, "T size"], dict[str, Array]]:
+        """Of each sample, with metrics; `memory` is what the network remembered at the start of the sequences."""
         _, output = self.network.unroll(params, memory, minibatch.obs, minibatch.reset)
         log_ratio = output.distribution.log_prob(minibatch.action) - minibatch.log_prob
         ratio = jnp.exp(log_ratio)
-        kl = jnp.zeros_like(ratio) if minibatch.policy is None else minibatch.policy.kl(output.distribution)
+        entropy = output.distribution.entropy()
         if self.objective in ("clip", "clip_kl"):
-            policy_losses = losses.ppo_clip(ratio, minibatch.advantage, self.clip_eps) + kl_coef * kl
+            policy_loss = losses.ppo_clip(ratio, minibatch.advantage, self.clip_eps)
         else:
-            policy_losses = losses.kl_penalty(ratio, minibatch.advantage, kl, kl_coef)
+            policy_loss = losses.surrogate(ratio, minibatch.advantage)
+        if minibatch.policy is not None:
+            policy_loss += kl_coef * minibatch.policy.kl(output.distribution)
         if self.clip_value:
-            value_losses = losses.clipped_value_loss(
-                output.value, minibatch.value, minibatch.value_target, self.clip_eps
-            )
+            value_loss = losses.clipped_value_loss(output.value, minibatch.value, minibatch.value_target, self.clip_eps)
         else:
-            value_losses = losses.value_loss(output.value, minibatch.value_target)
-        policy_loss = jnp.mean(policy_losses)
-        value_loss = jnp.mean(value_losses)
-        entropy = jnp.mean(output.distribution.entropy())
+            value_loss = losses.value_loss(output.value, minibatch.value_target)
         metrics = {
             "policy_loss": policy_loss,
             "value_loss": value_loss,
             "entropy": entropy,
-            "approx_kl": jnp.mean(losses.kl_k3(log_ratio)),
-            "clip_fraction": jnp.mean(jnp.abs(ratio - 1.0) > self.clip_eps),
+            "approx_kl": losses.kl_k3(log_ratio),
+            "clip_fraction": (jnp.abs(ratio - 1.0) > self.clip_eps).astype(jnp.float32),
         }
         return policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy, metrics
+
+
+def initial_learner(ppo: PPO, params: Params) -> Learner:
+    """What `optimize` starts a run from."""
+    return Learner(adam(ppo.learning_rate, ppo.max_grad_norm).init(params), jnp.float32(1.0))
+
+
+def optimize(
+    ppo: Any,
+    params: Params,
+    learner: Learner,
+    memory: Memory,
+    samples: Samples,
+    key: Key,
+    learning_rate: Scalar,
+    samples_at: Callable[[Params], Samples] | None = None,
+) -> tuple[Params, Learner, Metrics]:
+    """All gradient steps of an iteration on samples `[T, B, ...]`, however they were collected.
+
+    `ppo` is asked for its `network`, its `loss` and the hyperparameters of the optimisation, so that an algorithm that
+    collects in another way can be given. `samples_at` gives, at the start of each epoch, what is learned from in it.
+    Metrics are means over the gradient steps made.
+    """
+    acted = _policy(ppo, params, memory, samples) if ppo.objective in ("kl_penalty", "clip_kl") else None
+    kl_coef = ppo.kl_coef * learner.kl_scale
+    fixed = as_sequences(ppo.network, samples._replace(policy=acted))
+
+    def sequences(carry: Any) -> Samples:
+        return as_sequences(ppo.network, samples_at(carry[0])._replace(policy=acted)) if samples_at else fixed
+
+    (params, adam_state, _), (steps, made) = minibatch_epochs(
+        _gradient_step(ppo, memory, learning_rate, kl_coef),
+        (params, learner.adam, jnp.bool_(False)),
+        key,
+        fixed.reset.shape[1],
+        ppo.num_epochs,
+        ppo.num_minibatches,
+        sequences,
+    )
+    count = jnp.sum(made)
+    metrics: Metrics = {name: Mean(jnp.sum(jnp.where(made, x, 0.0)), count) for name, x in steps.items()}
+    metrics["updates"] = Count(count)
+    kl_scale = learner.kl_scale
+    if acted is not None:
+        kl = losses.masked_mean(acted.kl(_policy(ppo, params, memory, samples)), samples.weight)
+        metrics |= {"kl": kl, "kl_coef": kl_coef}
+        kl_scale = losses.adapted_kl_coef(kl_scale, kl, ppo.adaptive_kl)
+    return params, Learner(adam_state, kl_scale), metrics
+
+
+def _gradient_step(ppo: Any, memory: Memory, learning_rate: Scalar, kl_coef: Float[Array, ""]) -> Callable[..., Any]:
+    """One step on the chosen sequences, unless the approximate KL has passed `target_kl` in this iteration."""
+    optimizer, gradient = adam(learning_rate, ppo.max_grad_norm), mean_gradient(ppo.loss, shared=1)
+
+    def update(carry: Any, chosen: Array, sequences: Samples) -> tuple[Any, Any]:
+        params, adam_state, stopped = carry
+        minibatch, start = minibatch_of(sequences, memory, chosen)
+        if ppo.normalize_advantage == "minibatch":
+            advantage = losses.normalized_advantage(minibatch.advantage, minibatch.weight)
+            minibatch = minibatch._replace(advantage=advantage)
+        grads, metrics = gradient(params, start, minibatch, kl_coef)
+        stopped |= metrics["approx_kl"] > ppo.target_kl
+        updates, next_adam_state = optimizer.update(grads, adam_state, params)
+        moved = (optax.apply_updates(params, updates), next_adam_state)
+        kept = jax.tree.map(lambda new, old: jnp.where(stopped, old, new), moved, (params, adam_state))
+        return (*kept, stopped), (metrics | {"grad_norm": optax.tree.norm(grads)}, ~stopped)
+
+    return update
+
+
+def _policy(ppo: Any, params: Params, memory: Memory, samples: Samples) -> Distribution:
+    return ppo.network.unroll(params, memory, samples.obs, samples.reset)[1].distribution

@@ -29,25 +29,27 @@ from pgjax.algorithms.on_policy import (
     OnPolicyState,
     Samples,
     SeparateValue,
-    acting,
     check,
     collect,
     fit_value,
     initial_state,
     learning_rates,
-    samples,
+    samples_of,
 )
 from pgjax.core.algorithm import Key, Metrics, Params
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import Scalar, field, pytree
 from pgjax.learning import losses, returns
-from pgjax.learning.optimizers import adam
-from pgjax.learning.rollout import Actor, Transition, initial_rollout
+from pgjax.learning.normalize import at_start
+from pgjax.learning.optimizers import adam, mean_gradient
+from pgjax.learning.rollout import Transition, initial_rollout
 from pgjax.networks.network import Memory, has_memory
 
 
 @pytree
 class REINFORCE(SeparateValue):
+    """The score-function estimator over complete episodes."""
+
     learning_rate: Scalar = field("step size of the policy's Adam", default=5e-3, accepts="[0, inf)")
     num_steps: int = field(
         "steps of each environment per iteration (T), at least the longest episode", default=500, accepts="[1, inf)"
@@ -75,54 +77,47 @@ class REINFORCE(SeparateValue):
                 "through the whole episode: expected one of 'none', 'mean', 'value'"
             )
 
-    @property
-    def steps_per_iteration(self) -> int:
-        return self.num_envs * self.num_steps
-
-    @property
-    def num_iterations(self) -> int:
-        return self.total_steps // self.steps_per_iteration
-
-    def divides_into(self, devices: int) -> bool:
-        return devices == 1
-
     def init(self, key: Key) -> OnPolicyState:
         optimizer = adam(self.learning_rate, self.max_grad_norm)
         return initial_state(self, key, lambda params: (optimizer.init(params), optimizer.init(params)))
-
-    def actor(self, state: OnPolicyState) -> Actor:
-        return acting(self.network, state.params, state.obs_moments)
 
     def step(self, state: OnPolicyState) -> tuple[OnPolicyState, Metrics]:
         keys = jax.random.split(jax.random.fold_in(state.key, state.iteration), 3)
 
         # Collect, from new episodes
-        state = state._replace(rollout=initial_rollout(self.env, self.actor(state), keys[0], self.num_envs))
+        state = state._replace(
+            rollout=initial_rollout(self.env, self.actor(state), keys[0], self.num_envs),
+            reward_scale=state.reward_scale and at_start(state.reward_scale),
+        )
         memory = state.rollout.memory
-        after, batch, metrics = collect(self, state, keys[1])
+        next_state, batch, metrics = collect(self, state, keys[1])
 
         # Credit
-        learned, counted = self._credited(state.params, batch)
+        samples, counted = self._samples(state.params, batch)
 
         # Learn
         policy_rate, value_rate = learning_rates(self, state, self.learning_rate, self.value_learning_rate)
         policy_adam, value_adam = state.opt_state
-        grads, learning = jax.grad(self.loss, has_aux=True)(state.params, memory, learned, counted)
+        mean, learning = mean_gradient(self.loss)(state.params, memory, samples)
+        grads = jax.tree.map(lambda g: counted * g, mean)  # the sum over the steps that count / all steps
         updates, policy_adam = adam(policy_rate, self.max_grad_norm).update(grads, policy_adam, state.params)
         params = optax.apply_updates(state.params, updates)
         if self.baseline == "value":
-            params, value_adam, value_loss = fit_value(self, params, value_adam, memory, learned, value_rate, keys[2])
-            explained_variance = losses.explained_variance(batch.value, learned.value_target)
+            everything = samples._replace(weight=None)
+            params, value_adam, value_loss = fit_value(
+                self, params, value_adam, memory, everything, value_rate, keys[2]
+            )
+            explained_variance = losses.explained_variance(batch.value, samples.value_target)
             learning |= {"value_loss": value_loss, "explained_variance": explained_variance}
         metrics |= learning | {
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": policy_rate,
-            "counted": jnp.mean(counted, dtype=jnp.float32),
+            "counted": counted,
         }
-        return after._replace(params=params, opt_state=(policy_adam, value_adam)), metrics
+        return next_state._replace(params=params, opt_state=(policy_adam, value_adam)), metrics
 
-    def _credited(self, params: Params, batch: Transition) -> tuple[Samples, Bool[Array, "T B"]]:
-        """What is learned from, with advantage 0 for the steps that do not count, and which do."""
+    def _samples(self, params: Params, batch: Transition) -> tuple[Samples, Float[Array, ""]]:
+        """What is learned from, where the steps that do not count have no weight; and the share of those that do."""
         done = batch.terminated | batch.truncated
         start = returns.episode_start(batch.reset)
         time = jnp.arange(self.num_steps)[:, None] - start
@@ -139,7 +134,8 @@ class REINFORCE(SeparateValue):
             advantage = discount * advantage
         if self.normalize_advantage:
             advantage = losses.normalized_advantage(advantage, counted)
-        return samples(batch, jnp.where(counted, advantage, 0.0), reward_to_go), counted
+        weight = counted.astype(jnp.float32)
+        return samples_of(batch, advantage, reward_to_go, weight), jnp.mean(weight)
 
     def _baseline(
         self,
@@ -166,14 +162,12 @@ class REINFORCE(SeparateValue):
             _, output = self.network.step(params, (), obs[None], jnp.zeros(1, bool))
             return output.distribution.log_prob(action[None])[0]
 
-        scores = jax.vmap(jax.grad(log_prob), (None, 0, 0))(params, obs, action)
-        return jax.vmap(lambda score: optax.tree.vdot(score, score))(scores)
+        score = jax.vmap(jax.grad(log_prob), (None, 0, 0))(params, obs, action)
+        return jax.vmap(lambda s: optax.tree.vdot(s, s))(score)
 
-    def loss(
-        self, params: Params, memory: Memory, batch: Samples, counted: Bool[Array, "T B"]
-    ) -> tuple[Array, Metrics]:
-        _, output = self.network.unroll(params, memory, batch.obs, batch.reset)
-        policy = output.distribution
-        policy_loss = jnp.mean(losses.policy_gradient(policy.log_prob(batch.action), batch.advantage))
-        entropy = jnp.mean(policy.entropy(), where=counted)
+    def loss(self, params: Params, memory: Memory, samples: Samples) -> tuple[Float[Array, "T B"], dict[str, Array]]:
+        """Of the policy for each sample, with metrics; the value has a loss of its own."""
+        policy = self.network.unroll(params, memory, samples.obs, samples.reset)[1].distribution
+        policy_loss = losses.policy_gradient(policy.log_prob(samples.action), samples.advantage)
+        entropy = policy.entropy()
         return policy_loss - self.ent_coef * entropy, {"policy_loss": policy_loss, "entropy": entropy}

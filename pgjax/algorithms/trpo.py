@@ -10,14 +10,13 @@ import jax
 import optax
 from jaxtyping import Array
 
-from pgjax.algorithms.npg import NaturalGradient, surrogate
+from pgjax.algorithms.npg import NaturalGradient, policy_and_objective
 from pgjax.algorithms.on_policy import (
     OnPolicyState,
-    acting,
     check,
     collect,
-    credited,
     fit_value,
+    gae_samples,
     initial_state,
     learning_rates,
 )
@@ -25,46 +24,33 @@ from pgjax.core.algorithm import Key, Metrics, Params
 from pgjax.core.hyperparameters import Scalar, field, pytree
 from pgjax.learning import losses
 from pgjax.learning.optimizers import adam, conjugate_gradient, fisher_vector_product, line_search, within_kl
-from pgjax.learning.rollout import Actor
 
 
 @pytree
 class TRPO(NaturalGradient):
+    """Trust region policy optimisation."""
+
     max_backtracks: int = field("how often the step is shortened at most", default=10, accepts="[0, inf)")
     backtrack: Scalar = field("factor the step is shortened by", default=0.8, accepts="(0, 1)")
 
     def __post_init__(self) -> None:
         check(self, "value_minibatches")
 
-    @property
-    def steps_per_iteration(self) -> int:
-        return self.num_envs * self.num_steps
-
-    @property
-    def num_iterations(self) -> int:
-        return self.total_steps // self.steps_per_iteration
-
-    def divides_into(self, devices: int) -> bool:
-        return devices == 1
-
     def init(self, key: Key) -> OnPolicyState:
         return initial_state(self, key, adam(self.value_learning_rate, self.max_grad_norm).init)
-
-    def actor(self, state: OnPolicyState) -> Actor:
-        return acting(self.network, state.params, state.obs_moments)
 
     def step(self, state: OnPolicyState) -> tuple[OnPolicyState, Metrics]:
         rollout_key, value_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
         memory = state.rollout.memory
 
         # Collect
-        after, batch, metrics = collect(self, state, rollout_key)
+        next_state, batch, metrics = collect(self, state, rollout_key)
 
         # Credit
-        learned = credited(self, batch)
+        samples = gae_samples(self, batch)
 
         # Learn
-        policy, objective = surrogate(self, state.params, memory, learned)
+        policy, objective = policy_and_objective(self, state.params, memory, samples)
         (before, _), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
         product = fisher_vector_product(policy, state.params, self.cg_damping)
         direction = conjugate_gradient(product, gradient, self.cg_iterations)
@@ -77,14 +63,14 @@ class TRPO(NaturalGradient):
         params, fraction = line_search(accept, state.params, step, self.max_backtracks, self.backtrack)
         _, learning = objective(params)
         (value_rate,) = learning_rates(self, state, self.value_learning_rate)
-        params, opt_state, value_loss = fit_value(self, params, state.opt_state, memory, learned, value_rate, value_key)
+        params, opt_state, value_loss = fit_value(self, params, state.opt_state, memory, samples, value_rate, value_key)
 
         metrics |= learning | {
             "value_loss": value_loss,
-            "explained_variance": losses.explained_variance(batch.value, learned.value_target),
+            "explained_variance": losses.explained_variance(batch.value, samples.value_target),
             "grad_norm": optax.tree.norm(gradient),
             "step_norm": fraction * optax.tree.norm(step),
             "step_fraction": fraction,
             "learning_rate": value_rate,
         }
-        return after._replace(params=params, opt_state=opt_state), metrics
+        return next_state._replace(params=params, opt_state=opt_state), metrics

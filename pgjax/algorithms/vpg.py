@@ -7,34 +7,32 @@ towards the lambda-return, whose targets stay right however far it moves.
 """
 
 import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from pgjax.algorithms import on_policy
 from pgjax.algorithms.on_policy import (
     OnPolicyState,
     Samples,
     SeparateValue,
-    acting,
     check,
     collect,
-    credited,
     fit_value,
+    gae_samples,
     initial_state,
     learning_rates,
 )
 from pgjax.core.algorithm import Key, Metrics, Params
-from pgjax.core.devices import mean_of_shares
 from pgjax.core.hyperparameters import Scalar, field, pytree
 from pgjax.learning import losses
-from pgjax.learning.optimizers import adam
-from pgjax.learning.rollout import Actor
+from pgjax.learning.optimizers import adam, mean_gradient
 from pgjax.networks.network import Memory
 
 
 @pytree
 class VPG(SeparateValue):
+    """Vanilla policy gradient."""
+
     learning_rate: Scalar = field("step size of the policy's Adam", default=3e-3, accepts="[0, inf)")
     gae_lambda: Scalar = field(
         "lambda of the generalised advantage: 0 one-step TD, 1 Monte Carlo", default=0.95, accepts="[0, 1]"
@@ -43,14 +41,6 @@ class VPG(SeparateValue):
     def __post_init__(self) -> None:
         check(self, "value_minibatches")
 
-    @property
-    def steps_per_iteration(self) -> int:
-        return self.num_envs * self.num_steps
-
-    @property
-    def num_iterations(self) -> int:
-        return self.total_steps // self.steps_per_iteration
-
     def divides_into(self, devices: int) -> bool:
         return on_policy.divides_into(self, devices, self.value_minibatches)
 
@@ -58,39 +48,35 @@ class VPG(SeparateValue):
         optimizer = adam(self.learning_rate, self.max_grad_norm)
         return initial_state(self, key, lambda params: (optimizer.init(params), optimizer.init(params)))
 
-    def actor(self, state: OnPolicyState) -> Actor:
-        return acting(self.network, state.params, state.obs_moments)
-
     def step(self, state: OnPolicyState) -> tuple[OnPolicyState, Metrics]:
         rollout_key, value_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
         memory = state.rollout.memory
 
         # Collect
-        after, batch, metrics = collect(self, state, rollout_key)
+        next_state, batch, metrics = collect(self, state, rollout_key)
 
         # Credit
-        learned = credited(self, batch)
+        samples = gae_samples(self, batch)
 
         # Learn
         policy_rate, value_rate = learning_rates(self, state, self.learning_rate, self.value_learning_rate)
         policy_adam, value_adam = state.opt_state
-        gradient = mean_of_shares(jax.grad(self.loss, has_aux=True), in_axes=(None, 0, 1))
-        grads, learning = gradient(state.params, memory, learned)
+        grads, learning = mean_gradient(self.loss)(state.params, memory, samples)
         updates, policy_adam = adam(policy_rate, self.max_grad_norm).update(grads, policy_adam, state.params)
         params = optax.apply_updates(state.params, updates)
-        params, value_adam, value_loss = fit_value(self, params, value_adam, memory, learned, value_rate, value_key)
+        params, value_adam, value_loss = fit_value(self, params, value_adam, memory, samples, value_rate, value_key)
 
         metrics |= learning | {
             "value_loss": value_loss,
-            "explained_variance": losses.explained_variance(batch.value, learned.value_target),
+            "explained_variance": losses.explained_variance(batch.value, samples.value_target),
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": policy_rate,
         }
-        return after._replace(params=params, opt_state=(policy_adam, value_adam)), metrics
+        return next_state._replace(params=params, opt_state=(policy_adam, value_adam)), metrics
 
-    def loss(self, params: Params, memory: Memory, batch: Samples) -> tuple[Array, Metrics]:
-        """The policy's loss; the value has one of its own."""
-        policy = self.network.unroll(params, memory, batch.obs, batch.reset)[1].distribution
-        policy_loss = jnp.mean(losses.policy_gradient(policy.log_prob(batch.action), batch.advantage))
-        entropy = jnp.mean(policy.entropy())
+    def loss(self, params: Params, memory: Memory, samples: Samples) -> tuple[Float[Array, "T B"], dict[str, Array]]:
+        """Of the policy for each sample, with metrics; the value has a loss of its own."""
+        policy = self.network.unroll(params, memory, samples.obs, samples.reset)[1].distribution
+        policy_loss = losses.policy_gradient(policy.log_prob(samples.action), samples.advantage)
+        entropy = policy.entropy()
         return policy_loss - self.ent_coef * entropy, {"policy_loss": policy_loss, "entropy": entropy}

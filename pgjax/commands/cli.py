@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 from pgjax.algorithms import ALGORITHMS
 from pgjax.commands.flags import (
+    Subject,
     axis,
     axis_flags,
     cache_flag,
     enable_compilation_cache,
-    env_params,
     flag,
+    named_values,
     number,
     parse,
     positional,
@@ -23,7 +24,7 @@ from pgjax.commands.flags import (
 from pgjax.commands.presets import preset
 from pgjax.core.errors import InputError, Interrupted, nearest
 from pgjax.environments.catalog import CATALOG
-from pgjax.running.directory import holds_sweep, read_config, read_json, read_rows, status
+from pgjax.running.directory import holds_sweep, read_config, read_json, read_rows, status, title
 
 USAGE = """\
 usage: pgjax COMMAND ...
@@ -105,35 +106,30 @@ def _no_arguments(command: str, arguments: list[str]) -> None:
 
 def _train(arguments: list[str]) -> None:
     what, arguments = subject("train", arguments)
-    from pgjax.networks.registry import NETWORKS
-
     flags = parse(
         f"pgjax train {what.name}",
         arguments,
         [
-            flag("env", str, "environment id; pgjax envs lists them"),
-            flag("env_params", tuple[str, ...], "environment parameters to override, NAME=VALUE ...", ()),
+            *what.part_flags(),
             flag("seed", int, "seed of the run's random key", 0),
-            flag("directory", str | None, "where to keep the run; default runs/<env>-<algorithm>-<time>", None),
+            flag("directory", str | None, "where to keep the run; default runs/<subject>-<algorithm>-<time>", None),
             flag("seeds", int | None, "train that many members, with seed, seed + 1, ...", None),
-            flag("checkpoint_every", int | None, "iterations between checkpoints; default a tenth, or more", None),
+            flag("checkpoint_every", int | None, "iterations between checkpoints; default about a minute", None),
             flag("keep", int, "how many of the newest checkpoints to keep, beside the best", 2),
-            flag("episodes", int, "episodes of each evaluation", 128),
+            flag("episodes", int, "episodes, or other cases, of each evaluation", 128),
             flag("sinks", tuple[str, ...], "where else metrics go: csv, tensorboard, wandb", ()),
             flag("devices", int | None, "over how many devices the run may be spread; default all", None),
             cache_flag(),
-            flag("network", str, f"one of: {', '.join(NETWORKS)}", what.network_name),
-            *what.flags(),
+            *what.option_flags(),
         ],
     )
     if flags.cache:
         enable_compilation_cache()
-    from pgjax.environments.gymnax import make
     from pgjax.running.config import to_config
     from pgjax.running.shell import run
 
-    algorithm = what.build(make(flags.env, **env_params(flags.env_params)), vars(flags))
-    directory = Path(flags.directory or f"runs/{flags.env}-{what.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    algorithm = what.build(vars(flags) | _params(what, flags))
+    directory = Path(flags.directory or f"runs/{what.subject}-{what.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     _print_config(to_config(algorithm), flags.seed)
     kept = {
         name: getattr(flags, name) for name in ("seeds", "checkpoint_every", "keep", "episodes", "sinks", "devices")
@@ -141,50 +137,52 @@ def _train(arguments: list[str]) -> None:
     _report(run(algorithm, flags.seed, directory, **kept), directory)
 
 
+def _params(what: Subject, flags: Any) -> dict[str, dict[str, Any]]:
+    """What the flags `--PART-params` say, by the name of the flag."""
+    names = [part.params for part in what.parts if part.declaration is None]
+    return {name: named_values(name, getattr(flags, name)) for name in names}
+
+
 def _sweep(arguments: list[str]) -> None:
     what, arguments = subject("sweep", arguments)
-    from pgjax.networks.registry import NETWORKS
-
-    fields = what.flags()
+    fields = what.option_flags()
     flags = parse(
         f"pgjax sweep {what.name}",
         arguments,
         [
-            flag("env", str, "environment ids separated by commas; the first one's preset is the base"),
-            flag("env_params", tuple[str, ...], "environment parameters, NAME=VALUES ...", ()),
+            *what.part_flags(),
             flag("seeds", int, "seeds of each setting", 1),
             flag("seed", int, "the first seed", 0),
             flag("mode", Literal["grid", "random", "zip"], "how the axes combine", "grid"),
             flag("num_samples", int | None, "how many values each distribution gives", None),
             flag("search", str | None, f"{' or '.join(SEARCHES)}, with options such as pbt:every=5,factor=1.2", None),
-            flag("directory", str | None, "where to keep the sweep; default runs/<env>-<algorithm>-sweep-<time>", None),
+            flag("directory", str | None, "where to keep it; default runs/<subject>-<algorithm>-sweep-<time>", None),
             flag("points", int, "points of each curve", 100),
-            flag("episodes", int, "episodes of each member's evaluation", 128),
+            flag("episodes", int, "episodes, or other cases, of each member's evaluation", 128),
             flag("batch_size", int | None, "members that train together at most; default what fits into memory", None),
             flag("devices", int | None, "over how many devices members are spread; default all", None),
-            flag("checkpoint_every", int, "points between checkpoints", 10),
+            flag("checkpoint_every", int | None, "points between checkpoints; default about a minute", None),
             cache_flag(),
-            flag("network", str, f"of: {', '.join(NETWORKS)}", what.network_name),
             *axis_flags(fields),
         ],
     )
     if flags.cache:
         enable_compilation_cache()
-    from pgjax.environments.gymnax import make
     from pgjax.sweeping.shell import sweep
+    from pgjax.sweeping.space import ValueDistribution
 
-    given = {name: axis(name, getattr(flags, name), typing.get_args(hint)[0]) for name, hint, _ in fields}
-    physics = env_params(flags.env_params)
-    given |= physics
-    given |= {name: value for name in ("env", "network") if len(value := getattr(flags, name).split(",")) > 1}
-    axes = {name: value for name, value in given.items() if isinstance(value, list) or hasattr(value, "sample")}
-    fixed = {name: value for name, value in given.items() if name not in axes}
-    params = {name: value for name, value in fixed.items() if name in physics}
-    algorithm = what.build(make(what.env_id, **params), fixed)
-    directory = Path(flags.directory or f"runs/{what.env_id}-{what.name}-sweep-{time.strftime('%Y%m%d-%H%M%S')}")
+    values = {name: axis(name, getattr(flags, name), typing.get_args(hint)[0]) for name, hint, _ in fields}
+    params = _params(what, flags)
+    options = {name: value for each in params.values() for name, value in each.items()}
+    names = {part.field: getattr(flags, part.field).split(",") for part in what.parts}
+    given = values | options | {field: several for field, several in names.items() if len(several) > 1}
+    axes: dict[str, Any] = {k: value for k, value in given.items() if isinstance(value, (list, ValueDistribution))}
+    fixed = {flag: {k: v for k, v in each.items() if k not in axes} for flag, each in params.items()}
+    algorithm = what.build({name: value for name, value in values.items() if name not in axes} | fixed)
+    directory = Path(flags.directory or f"runs/{what.subject}-{what.name}-sweep-{time.strftime('%Y%m%d-%H%M%S')}")
     passed = ("mode", "num_samples", "seed", "points", "episodes", "batch_size", "devices", "checkpoint_every")
-    options = {name: getattr(flags, name) for name in passed}
-    result = sweep(algorithm, flags.seeds, search=_search(flags.search), directory=directory, **options, **axes)
+    kept = {name: getattr(flags, name) for name in passed}
+    result = sweep(algorithm, flags.seeds, search=_search(flags.search), directory=directory, **kept, **axes)
     _report_sweep(result, directory)
 
 
@@ -218,7 +216,9 @@ def _report_sweep(result: Any, directory: Path) -> None:
 
     from pgjax.sweeping.result import value_label
 
-    table = Table(*result.axes, "score", "members", title="best settings, mean over seeds of the evaluated return")
+    table = Table(
+        *result.axes, "score", "members", title=f"best settings, mean over seeds of the evaluated {result.judged_by[0]}"
+    )
     for setting, score, members in result.ranking()[:10]:
         table.add_row(*map(value_label, setting.values()), f"{score:.2f}", ", ".join(map(str, members)))
     Console().print(table)
@@ -262,15 +262,28 @@ def _resume(arguments: list[str]) -> None:
 
 def _report(result: Any, directory: Path) -> None:
     """Where the run is, how good it is, and the line of figures."""
+    from pgjax.core.parts import kinds_of, subject_name
+
     last = read_rows(directory / "evaluations.jsonl")[-1]
-    mean = _mean(last["return_mean"])
+    name, _ = result.algorithm.score
     print(f"run kept in {directory}")
-    print(f"episodes={_mean(last['episodes']):.0f} return_mean={mean:.2f} return_std={_mean(last['return_std']):.2f}")
+    print(_figures({key: value for key, value in last.items() if key not in ("iteration", "steps")}))
     speed = result.steps_now / result.seconds_run if result.steps_now else 0.0
     print(
-        f"env={result.algorithm.env.name} steps={result.steps} seconds_compile={result.seconds_compile:.2f} "
-        f"seconds_run={result.seconds_run:.2f} steps_per_second={speed:.0f} return_mean={mean:.2f}"
+        f"{next(iter(kinds_of(result.algorithm)))}={subject_name(result.algorithm)} steps={result.steps} "
+        f"seconds_compile={result.seconds_compile:.2f} seconds_run={result.seconds_run:.2f} "
+        f"steps_per_second={speed:.0f} {name}={_mean(last[name]):.2f}"
     )
+
+
+def _figures(scores: dict[str, Any]) -> str:
+    """Scores as `name=value`, means over members; counts are whole."""
+
+    def text(value: Any) -> str:
+        whole = all(isinstance(v, int) for v in (value if isinstance(value, list) else [value]))
+        return f"{_mean(value):.{0 if whole else 2}f}"
+
+    return " ".join(f"{name}={text(value)}" for name, value in scores.items())
 
 
 def _mean(value: Any) -> float:
@@ -285,8 +298,8 @@ def _evaluate(arguments: list[str]) -> None:
         arguments,
         [
             positional("run", str, "RUN", "directory of a run"),
-            flag("best", bool, "the best checkpoint by evaluated return instead of the newest", False),
-            flag("episodes", int, "complete episodes to average over", 128),
+            flag("best", bool, "the best checkpoint by evaluated score instead of the newest", False),
+            flag("episodes", int, "complete episodes, or other cases, to average over", 128),
             flag("seed", int, "seed of the evaluation's random key", 0),
             flag("deterministic", bool, "play the mode of the policy instead of sampling", True),
             cache_flag(),
@@ -299,8 +312,14 @@ def _evaluate(arguments: list[str]) -> None:
     from pgjax.learning.evaluation import evaluate
 
     for result in _members(flags.run, flags.best):
-        key = jax.random.key(flags.seed)
-        print(_describe(evaluate(result.algorithm, result.state, key, flags.episodes, flags.deterministic)))
+        algorithm, state, key = result.algorithm, result.state, jax.random.key(flags.seed)
+        if hasattr(algorithm, "actor"):
+            found = evaluate(algorithm, state, key, flags.episodes, flags.deterministic)
+            names = ("mean", "std", "min", "max")
+            scores = {"episodes": found.num_episodes} | {f"return_{name}": getattr(found, name) for name in names}
+        else:
+            scores = algorithm.evaluate(state, key, flags.episodes)
+        print(_figures({name: value.tolist() for name, value in scores.items()}))
 
 
 def _members(run: str, best: bool) -> list[Any]:
@@ -320,7 +339,7 @@ def _list(arguments: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("run", "env", "algorithm", "steps", "return", "status")
+    table = Table("run", "on", "algorithm", "steps", "score", "status")
     for run in found:
         table.add_row(*_list_row(run, Path(flags.directory)))
     Console().print(table)
@@ -331,17 +350,19 @@ def _list_row(run: Path, directory: Path) -> list[str]:
     try:
         if holds_sweep(run):
             config = read_json(run / "sweep.json")
-            what = f"{config['base']['algorithm']} sweep x {config['members']}"
-            return [name, str(config["base"]["env"].get("id")), what, "", "", status(run)]
+            subject, what = title(config["base"])
+            return [name, subject, f"{what} sweep x {config['members']}", "", "", status(run)]
         config = read_config(run)
+        subject, what = title(config)
         rows = read_rows(run / "metrics.jsonl")
-        returns = [m for m in (_mean(row["return_mean"]) for row in rows[-100:]) if m == m]
+        score, _ = config["score"]
+        known = [m for m in (_mean(row.get(score)) for row in rows[-100:]) if m == m]
         return [
             name,
-            str(config["env"].get("id", config["env"].get("object"))),
-            config["algorithm"] + (f" x {config['seeds']}" if config["seeds"] else ""),
+            subject,
+            what + (f" x {config['seeds']}" if config["seeds"] else ""),
             f"{rows[-1]['steps'] if rows else 0:,} / {config['hyperparameters']['total_steps']:,}",
-            f"{returns[-1]:.2f}" if returns else "",
+            f"{score} {known[-1]:.2f}" if known else "",
             status(run),
         ]
     except InputError as error:
@@ -354,7 +375,7 @@ def _plot(arguments: list[str]) -> None:
         arguments,
         [
             positional("runs", tuple[str, ...], "RUN", "directories of runs"),
-            flag("metric", str, "what to plot, a key of metrics.jsonl", "return_mean"),
+            flag("metric", str | None, "what to plot, a key of metrics.jsonl; default the score in training", None),
             flag("out", str, "where to write, without ending: .png and .svg are added", "curves"),
         ],
     )
@@ -372,7 +393,7 @@ def _render(arguments: list[str]) -> None:
         arguments,
         [
             positional("run", str, "RUN", "directory of a run"),
-            flag("best", bool, "the best checkpoint by evaluated return instead of the newest", False),
+            flag("best", bool, "the best checkpoint by evaluated score instead of the newest", False),
             flag("out", str | None, "the file to write; default RUN/episode.gif", None),
             flag("seed", int, "seed of the episode's random key", 0),
             flag("max_steps", int, "frames at most", 500),
@@ -391,17 +412,12 @@ def _render(arguments: list[str]) -> None:
     print(f"{out}: {steps} steps, return {total:.2f}")
 
 
-def _describe(evaluation: Any) -> str:
-    mean, std, low, high = (float(x) for x in evaluation[:4])
-    return (
-        f"episodes={int(evaluation.num_episodes)} return_mean={mean:.2f} return_std={std:.2f} "
-        f"return_min={low:.2f} return_max={high:.2f}"
-    )
-
-
 def _print_config(config: dict[str, Any], seed: int) -> None:
     print(f"algorithm {config['algorithm']}  seed {seed}")
-    for part in ("env", "network", "hyperparameters"):
-        print(part)
-        for name, value in config[part].items():
+    for part, described in config["parts"].items():
+        print(f"{part} {described['name']}")
+        for name, value in described["options"].items():
             print(f"  {name} = {value}")
+    print("hyperparameters")
+    for name, value in config["hyperparameters"].items():
+        print(f"  {name} = {value}")

@@ -1,6 +1,7 @@
 """Command-line flags, generated with tyro from the dataclasses whose fields they set."""
 
 import dataclasses
+import itertools
 import os
 import typing
 from collections.abc import Iterable
@@ -17,53 +18,100 @@ REQUIRED = dataclasses.MISSING
 DISTRIBUTIONS = ("uniform", "log_uniform", "integers", "choice")
 
 
+class Part(NamedTuple):
+    """What the arguments say of one part of the algorithm."""
+
+    field: str
+    kind: Any
+    name: str
+    """Of several, separated by commas, the first."""
+    declaration: type | None
+    tuned: dict[str, Any]
+    """Options that differ from the declaration's defaults."""
+
+    @property
+    def params(self) -> str:
+        """The flag for options that are known only once the part has been made."""
+        return f"{self.field}_params"
+
+
 class Subject(NamedTuple):
     """What the arguments say is trained: it decides which other flags there are and their defaults."""
 
     name: str
     algorithm: Any
-    env_id: str
-    network_name: str
-    network: Any
+    parts: list[Part]
     tuned: dict[str, Any]
-    tuned_network: dict[str, Any]
 
-    def flags(self) -> list[Flag]:
-        """Of every field of the network and the algorithm."""
-        return [*field_flags(self.network, self.tuned_network), *field_flags(self.algorithm, self.tuned)]
+    @property
+    def subject(self) -> str:
+        """The name of the first part: what is trained on."""
+        return self.parts[0].name
 
-    def build(self, env: Any, values: dict[str, Any]) -> Any:
-        """The algorithm with these values of its and its network's fields."""
+    def part_flags(self) -> list[Flag]:
+        """Which part, for each; and its options where only a part that has been made has them."""
+        flags = []
+        for part in self.parts:
+            default = part.name if field_default(self.algorithm, part.field) is not REQUIRED else REQUIRED
+            flags.append(flag(part.field, str, part.kind.sentence, default))
+            if part.declaration is None:
+                flags.append(flag(part.params, tuple[str, ...], f"options of {part.field}, NAME=VALUE ...", ()))
+        return flags
 
-        def own(cls: Any) -> dict[str, Any]:
-            return {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
+    def option_flags(self) -> list[Flag]:
+        """Of every field of the parts and of the algorithm."""
+        declared = [field_flags(part.declaration, part.tuned) for part in self.parts if part.declaration]
+        return [*itertools.chain(*declared), *field_flags(self.algorithm, self.tuned)]
 
-        return self.algorithm(**(own(self.algorithm) | {"env": env, "network": self.network(**own(self.network))}))
+    def build(self, values: dict[str, Any]) -> Any:
+        """The algorithm with these values of its fields and of its parts' options."""
+        made = {}
+        for part in self.parts:
+            if part.declaration is None:
+                options = values.get(part.params, {})
+            else:
+                options = {f.name: values[f.name] for f in dataclasses.fields(part.declaration) if f.name in values}
+            made[part.field] = part.kind.make(part.name, **options)
+        own = {f.name: values[f.name] for f in dataclasses.fields(self.algorithm) if f.name in values}
+        return self.algorithm(**(own | made))
 
 
 def subject(command: str, arguments: list[str]) -> tuple[Subject, list[str]]:
-    """What is trained, and the arguments after its name. Of several envs or networks, separated by commas, the first.
+    """What is trained, and the arguments after its name. Of several parts of a kind, separated by commas, the first.
 
     Raises:
-        InputError: there is no algorithm or no environment, or an unknown name.
+        InputError: there is no algorithm, a part without default is missing, or a name is not known.
     """
     if not arguments or arguments[0].startswith("-"):
         raise InputError(f"pgjax {command} needs an algorithm first, one of: {', '.join(ALGORITHMS)}")
     name, rest = arguments[0], arguments[1:]
     cls = algorithm_class(name)
-    env_id = (peek(rest, "--env") or "").split(",")[0]
-    if not env_id:
-        raise InputError(f"pgjax {command} needs --env ID; pgjax envs lists them")
-    from pgjax.networks.registry import NETWORKS
+    from pgjax.core.parts import kinds_of
 
-    tuned = preset(name, env_id)
-    tuned_network = tuned.get("network", {"name": "mlp"})
-    network_name = (peek(rest, "--network") or tuned_network["name"]).split(",")[0]
-    if network_name not in NETWORKS:
-        raise InputError(f"--network {network_name!r} is not known: {nearest(network_name, NETWORKS)}")
-    if network_name != tuned_network["name"]:
-        tuned_network = {}
-    return Subject(name, cls, env_id, network_name, NETWORKS[network_name], tuned, tuned_network), rest
+    parts: list[Part] = []
+    tuned: dict[str, Any] = {}
+    for field, kind in kinds_of(cls).items():
+        described = _default_description(cls, field, kind) | tuned.get(field, {})
+        default = described.pop("name", None)
+        chosen = (peek(rest, f"--{field.replace('_', '-')}") or default or "").split(",")[0]
+        if not chosen:
+            raise InputError(f"pgjax {command} needs --{field.replace('_', '-')}: {kind.sentence}")
+        if not parts:
+            tuned = preset(name, chosen)
+        parts.append(Part(field, kind, chosen, kind.declaration(chosen), described if chosen == default else {}))
+    return Subject(name, cls, parts, tuned), rest
+
+
+def _default_description(cls: Any, field: str, kind: Any) -> dict[str, Any]:
+    """The name and the options of a part that is not given; empty where one must be."""
+    default = field_default(cls, field)
+    described = None if default is REQUIRED else kind.describe(default)
+    return {"name": described["name"]} | described["options"] if described else {}
+
+
+def field_default(cls: Any, name: str) -> Any:
+    """The default of a dataclass's field; `REQUIRED` without one."""
+    return next(f.default for f in dataclasses.fields(cls) if f.name == name)
 
 
 def flag(name: str, hint: Any, sentence: str, default: Any = REQUIRED) -> Flag:
@@ -84,12 +132,12 @@ def cache_flag() -> Flag:
 
 
 def field_flags(cls: Any, tuned: dict[str, Any]) -> list[Flag]:
-    """For every field of a hyperparameter dataclass that a flag can set."""
+    """For every field of a hyperparameter dataclass that is not a part."""
     from pgjax.core.hyperparameters import Scalar, field_types
 
     flags = []
     for f in dataclasses.fields(cls):
-        if f.name in ("env", "network"):
+        if f.metadata["part"]:
             continue
         hint = field_types(cls)[f.name]
         accepts = f" {f.metadata['accepts']}" if f.metadata["accepts"] else ""
@@ -114,7 +162,7 @@ def axis(name: str, text: str, hint: Any) -> Any:
     Raises:
         InputError: it cannot be read as values of `hint`.
     """
-    from pgjax.sweeping import space as axes
+    from pgjax.sweeping import space
 
     name = name.replace("_", "-")
     kind, colon, values = text.partition(":")
@@ -127,7 +175,7 @@ def axis(name: str, text: str, hint: Any) -> Any:
                 f"--{name} {text!r}: the distribution {kind!r} is not known: {nearest(kind, DISTRIBUTIONS)}"
             )
         parsed = [_value(value, hint) for value in values.split(",")]
-        return axes.choice(parsed) if kind == "choice" else getattr(axes, kind)(*parsed)
+        return space.choice(parsed) if kind == "choice" else getattr(space, kind)(*parsed)
     except (ValueError, TypeError) as error:
         if isinstance(error, InputError):
             raise
@@ -174,20 +222,21 @@ def number(text: str) -> int | float:
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
-def env_params(pairs: Iterable[str]) -> dict[str, Any]:
+def named_values(flag_name: str, pairs: Iterable[str]) -> dict[str, Any]:
     """NAME=VALUE pairs, where a value may be an axis.
 
     Raises:
         InputError: a pair that cannot be read.
     """
-    params = {}
+    values = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
         try:
-            params[name] = axis(name, value, number)
+            values[name] = axis(name, value, number)
         except InputError as error:
-            raise InputError(f"--env-params {pair!r} is not accepted: expected NAME=NUMBER") from error
-    return params
+            label = flag_name.replace("_", "-")
+            raise InputError(f"--{label} {pair!r} is not accepted: expected NAME=NUMBER") from error
+    return values
 
 
 def enable_compilation_cache() -> None:

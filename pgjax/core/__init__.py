@@ -1,4 +1,6 @@
 """What every room is written in, and what it knows of the machine.
 
 Read `errors` (what is refused), `cores` (a device for each core of a CPU), `hyperparameters` (traced and static
-fields), `algorithm` (the interface between an algorithm and everything that runs it), `devices` (dividing work)."""
+fields), `metrics` (what an iteration reports), `algorithm` (the interface between an algorithm and everything that runs
+it), `parts` (hyperparameters that are objects), `devices` (dividing work).
+"""

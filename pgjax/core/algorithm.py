@@ -1,16 +1,20 @@
 """The interface between an algorithm and everything that runs it, and the words it is written in."""
 
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import jax
 import numpy as np
+
+from pgjax.core.metrics import Metric
 
 Key: TypeAlias = jax.Array
 """A typed random key, `jax.random.key(seed)`."""
 Params: TypeAlias = Any
 """A pytree of network parameters."""
-Metrics: TypeAlias = dict[str, jax.Array]
-"""Scalars of one iteration, reduced on the device."""
+Metrics: TypeAlias = dict[str, Metric]
+"""Of one iteration, by name, reduced on the device."""
+Scores: TypeAlias = dict[str, jax.Array]
+"""What an evaluation found, by name: scalars."""
 
 INIT_STREAM = np.uint32(0xFFFFFFFF)
 EVALUATION_STREAM = np.uint32(0xFFFFFFFE)
@@ -18,27 +22,74 @@ SWEEP_STREAM = np.uint32(0xFFFFFFFD)
 """Folded into a root key these give keys no iteration has: iterations are counted in int32."""
 
 
+class State(Protocol):
+    """What the next step needs and nothing else: a NamedTuple with at least these fields."""
+
+    @property
+    def key(self) -> Key:
+        """The root of the run: iteration i draws from `fold_in(key, i)`, and the key itself never changes."""
+        ...
+
+    @property
+    def iteration(self) -> jax.Array:
+        """int32, iterations done."""
+        ...
+
+    @property
+    def params(self) -> Params:
+        """What is learned; a run whose parameters are not finite has failed."""
+        ...
+
+
 class Algorithm(Protocol):
-    """The whole interface between an algorithm and everything that runs it: a pytree of hyperparameters that is three
-    pure functions of a state with at least `key`, `iteration` and `params`."""
+    """The whole interface between an algorithm and everything that runs it.
+
+    A pytree of hyperparameters that is three pure functions of a `State`. Loops, runs, sweeps, checkpoints, sinks,
+    plots and the command line know nothing else of it.
+    """
 
     @property
-    def env(self) -> Any: ...
+    def unit(self) -> str:
+        """What steps are counted in: "env steps", "tokens", "pairs"."""
+        ...
 
     @property
-    def total_steps(self) -> int: ...
+    def total_steps(self) -> int:
+        """The budget asked for, in `unit`; a field, so that a run can be trained on."""
+        ...
 
     @property
-    def steps_per_iteration(self) -> int: ...
+    def steps_per_iteration(self) -> int:
+        """In `unit`."""
+        ...
 
     @property
-    def num_iterations(self) -> int: ...
+    def num_iterations(self) -> int:
+        """Whole iterations within `total_steps`."""
+        ...
 
-    def init(self, key: Key) -> Any: ...
+    @property
+    def score(self) -> tuple[str, Literal["max", "min"]]:
+        """Which of the scores of `evaluate` ranks runs, and which end of it is better.
 
-    def step(self, state: Any) -> tuple[Any, Metrics]: ...
+        A metric of the same name, if there is one, is what it looks like in training.
+        """
+        ...
 
-    def actor(self, state: Any) -> Any: ...
+    def init(self, key: Key) -> Any:
+        """The state a run with this key starts from."""
+        ...
+
+    def step(self, state: Any) -> tuple[Any, Metrics]:
+        """One iteration: collect, credit, learn."""
+        ...
+
+    def evaluate(self, state: Any, key: Key, num: int) -> Scores:
+        """How good `state` is, over `num` cases (episodes, prompts, pairs) that training never sees.
+
+        It folds `EVALUATION_STREAM` into `key`, so the key of a training run may be given.
+        """
+        ...
 
     def divides_into(self, devices: int) -> bool:
         """Whether an iteration can be divided over so many devices, and is large enough for that to pay."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
@@ -69,20 +70,27 @@ def each_on_its_own(f: Callable[..., Any], in_axes: Any, out_axes: Any) -> Calla
     return jax.shard_map(f, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def mean_of_shares(f: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
-    """`f`, whose results are means over samples, of each device's share of the arguments (all for None), averaged.
+def mean_of_shares(f: Callable[..., tuple[Any, Any]], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
+    """The weighted mean over all samples of what `f` sums over some of them.
 
-    All results travel as one vector: devices that meet once for each array would wait longer than they compute.
+    `f(*args) -> (sums, weight)`: a pytree of sums over the samples it was given, and how much these weigh together.
+    Each device sums over its share of the arguments, divided along `in_axes` (None for what all have whole), and all
+    sums are divided by all weights (0 of nothing), so that a masked mean over devices is the masked mean. Sums and
+    weight travel as one vector: devices that meet once for each array would wait longer than they compute.
     """
-    if not _divided():
-        return f
 
-    def averaged(*args: Any) -> Any:
+    def mean(sums: Any, weight: Any) -> Any:
+        return jax.tree.map(lambda x: x / jnp.where(weight > 0.0, weight, 1.0), sums)
+
+    if not _divided():
+        return lambda *args: mean(*f(*args))
+
+    def added(*args: Any) -> Any:
         vector, restore = ravel_pytree(f(*args))
-        return restore(jax.lax.pmean(vector, ENVS))
+        return mean(*restore(jax.lax.psum(vector, ENVS)))
 
     in_specs = tuple(PartitionSpec() if axis is None else _spec(axis) for axis in in_axes)
-    return jax.shard_map(averaged, in_specs=in_specs, out_specs=PartitionSpec(), check_vma=False)
+    return jax.shard_map(added, in_specs=in_specs, out_specs=PartitionSpec(), check_vma=False)
 
 
 def _spec(axis: int) -> PartitionSpec:

@@ -1,4 +1,4 @@
-"""The words every room shares: traced scalars, hyperparameter fields and random streams.
+"""How hyperparameters are declared: traced scalars, static fields, parts, and what each accepts.
 
 Shapes are written `[T, B, ...]` everywhere: T = num_steps of a rollout, B = num_envs.
 """
@@ -19,12 +19,15 @@ Scalar: TypeAlias = Annotated[float | jax.Array, TRACED]
 """A hyperparameter that is a pytree leaf: it vmaps and changes without recompiling. Every other field is static."""
 
 
-def field(sentence: str, *, default: Any, accepts: str | None = None) -> Any:
-    """A dataclass field with its one-line description and the interval it accepts, such as `"(0, 1]"`.
+def field(sentence: str, *, default: Any = dataclasses.MISSING, accepts: str | None = None, part: Any = None) -> Any:
+    """A dataclass field with its one-line description and what it accepts.
 
-    An interval closed at infinity, `"(0, inf]"`, accepts infinity; no interval accepts NaN.
+    Args:
+        accepts: an interval for numbers, such as `"(0, 1]"`. One closed at infinity, `"(0, inf]"`, accepts infinity; no
+            interval accepts NaN.
+        part: for a field whose value is an object, the kind of object (`core/parts.py`).
     """
-    return dataclasses.field(default=default, metadata={"help": sentence, "accepts": accepts})
+    return dataclasses.field(default=default, metadata={"help": sentence, "accepts": accepts, "part": part})
 
 
 T = TypeVar("T")
@@ -96,7 +99,8 @@ def _expected(hint: Any, interval: str | None, value: Any) -> str | None:
         return None if isinstance(value, bool) else "True or False"
     if origin is Literal:
         choices = typing.get_args(hint)
-        return None if value in choices else "one of " + ", ".join(map(repr, choices))
+        known = any(type(value) is type(choice) and value == choice for choice in choices)
+        return None if known else "one of " + ", ".join(map(repr, choices))
     if origin is tuple:
         whole = isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
         return None if whole and _inside(np.asarray(value), interval) else f"a tuple of whole numbers (int){within}"

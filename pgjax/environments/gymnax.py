@@ -165,10 +165,10 @@ def with_options(env: GymnaxEnvironment, **options: Any) -> GymnaxEnvironment:
     return make(env.id or env.env, **(kept | options))
 
 
-def option_names(env: GymnaxEnvironment) -> list[str]:
-    """What `with_options` can change."""
+def option_names(env: GymnaxEnvironment) -> dict[str, bool]:
+    """What `with_options` can change; true for parameters, which are numbers, false for constructor arguments."""
     constructor = inspect.signature(_import_gymnax().registration._registry[env.id]).parameters if env.id else {}
-    return [*constructor, *(f.name for f in dataclasses.fields(env.params))]
+    return dict.fromkeys(constructor, False) | {f.name: True for f in dataclasses.fields(env.params)}
 
 
 def _override(env_id: str | None, name: str, params: Any, overrides: dict[str, Any]) -> Any:

@@ -1,14 +1,20 @@
 """Evaluation on complete episodes."""
 
 import functools
+import warnings
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from pgjax.core.algorithm import EVALUATION_STREAM, Algorithm, Key
+from pgjax.core.algorithm import EVALUATION_STREAM, Key, Scores
 from pgjax.core.errors import InputError
+from pgjax.learning.acting import Acting
+
+MAX_STEPS = 100_000
+"""After which an episode is given up, unless asked otherwise."""
 
 
 class Evaluation(NamedTuple):
@@ -27,18 +33,18 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    algorithm: Algorithm,
+    algorithm: Acting,
     state: Any,
     key: Key,
     num_episodes: int = 128,
     deterministic: bool = True,
-    max_steps: int = 100_000,
+    max_steps: int = MAX_STEPS,
 ) -> Evaluation:
     """Run the policy of `state` for one complete episode in each of `num_episodes` fresh environments.
 
     One episode each, so that short episodes are not counted more often than long ones. An episode that has not ended
-    after `max_steps` is not counted. `deterministic` plays the mode of the policy, otherwise actions are sampled. The
-    keys are none that training from the same `key` uses.
+    after `max_steps` is not counted, and a `UserWarning` says so. `deterministic` plays the mode of the policy,
+    otherwise actions are sampled. The keys are none that training from the same `key` uses.
 
     Raises:
         InputError: `num_episodes` or `max_steps` is not positive.
@@ -46,12 +52,26 @@ def evaluate(
     for name, value in {"num_episodes": num_episodes, "max_steps": max_steps}.items():
         if value < 1:
             raise InputError(f"evaluate: {name} = {value} is not accepted: expected at least 1")
-    return _evaluate(algorithm, state, key, num_episodes, deterministic, max_steps)
+    evaluation = _evaluate(algorithm, state, key, num_episodes, deterministic, max_steps)
+    if not isinstance(evaluation.ended, jax.core.Tracer) and not np.all(evaluation.ended):
+        cut = int(num_episodes - np.sum(evaluation.ended))
+        warnings.warn(
+            f"{cut} of {num_episodes} episodes were cut after max_steps = {max_steps} and count nowhere: the mean is "
+            "that of the shorter ones: raise max_steps",
+            stacklevel=2,
+        )
+    return evaluation
+
+
+def episode_scores(algorithm: Any, state: Any, key: Key, num_episodes: int) -> Scores:
+    """The evaluation of one state that is kept: greedy, over complete episodes."""
+    found = _evaluate(algorithm, state, key, num_episodes, True, MAX_STEPS)
+    return {"return_mean": found.mean, "return_std": found.std, "episodes": found.num_episodes}
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def _evaluate(
-    algorithm: Algorithm, state: Any, key: Key, num_episodes: int, deterministic: bool, max_steps: int
+    algorithm: Acting, state: Any, key: Key, num_episodes: int, deterministic: bool, max_steps: int
 ) -> Evaluation:
     env, actor = algorithm.env, algorithm.actor(state)
     key = jax.random.fold_in(key, EVALUATION_STREAM)
@@ -68,11 +88,11 @@ def _evaluate(
         memory, output = actor.act(memory, obs, jnp.broadcast_to(time == 0, ended.shape))
         policy = output.distribution
         action = policy.mode() if deterministic else policy.sample_and_log_prob(policy.noise(action_key))[0]
-        after = jax.vmap(env.step)(jax.random.split(env_key, num_episodes), env_state, action)
-        returns = returns + jnp.where(ended, 0.0, after.reward)
+        successor = jax.vmap(env.step)(jax.random.split(env_key, num_episodes), env_state, policy.env_action(action))
+        returns = returns + jnp.where(ended, 0.0, successor.reward)
         lengths = lengths + jnp.where(ended, 0, 1)
-        ended = ended | after.terminated | after.truncated
-        return time + 1, ended, returns, lengths, after.state, after.obs, memory
+        ended = ended | successor.terminated | successor.truncated
+        return time + 1, ended, returns, lengths, successor.state, successor.obs, memory
 
     start = (
         jnp.int32(0),

@@ -1,19 +1,19 @@
 """Losses, one function per published equation. Each returns one number per sample, to be averaged over real steps."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Shaped
 
 from pgjax.core.hyperparameters import Scalar
 
-Samples = Float[Array, "*samples"]
+PerSample = Float[Array, "*samples"]
 
 
-def policy_gradient(log_prob: Samples, advantage: Samples) -> Samples:
+def policy_gradient(log_prob: PerSample, advantage: PerSample) -> PerSample:
     """-log pi(a|s) A, whose gradient is the score-function estimator (Williams, 1992)."""
     return -log_prob * advantage
 
 
-def surrogate(ratio: Samples, advantage: Samples) -> Samples:
+def surrogate(ratio: PerSample, advantage: PerSample) -> PerSample:
     """-ratio A, the importance-weighted objective of conservative policy iteration (Kakade & Langford, 2002;
     Schulman et al., 2017, eq. 6).
 
@@ -22,7 +22,7 @@ def surrogate(ratio: Samples, advantage: Samples) -> Samples:
     return -ratio * advantage
 
 
-def ppo_clip(ratio: Samples, advantage: Samples, clip_eps: Scalar) -> Samples:
+def ppo_clip(ratio: PerSample, advantage: PerSample, clip_eps: Scalar) -> PerSample:
     """-min(ratio A, clip(ratio, 1 - eps, 1 + eps) A) (Schulman et al., 2017, eq. 7).
 
     The minimum is a pessimistic bound: the gradient vanishes only where moving
@@ -32,7 +32,7 @@ def ppo_clip(ratio: Samples, advantage: Samples, clip_eps: Scalar) -> Samples:
     return -jnp.minimum(ratio * advantage, clipped * advantage)
 
 
-def kl_penalty(ratio: Samples, advantage: Samples, kl: Samples, beta: Scalar) -> Samples:
+def kl_penalty(ratio: PerSample, advantage: PerSample, kl: PerSample, beta: Scalar) -> PerSample:
     """-(ratio A - beta KL[pi_old, pi]) (Schulman et al., 2017, eq. 8)."""
     return surrogate(ratio, advantage) + beta * kl
 
@@ -49,12 +49,12 @@ def adapted_kl_coef(
     return jnp.where(jnp.isinf(target), beta, jnp.clip(beta * factor, low, high))
 
 
-def value_loss(value: Samples, value_target: Samples) -> Samples:
+def value_loss(value: PerSample, value_target: PerSample) -> PerSample:
     """(V - target)^2 / 2."""
     return 0.5 * (value - value_target) ** 2
 
 
-def clipped_value_loss(value: Samples, old_value: Samples, value_target: Samples, clip_eps: Scalar) -> Samples:
+def clipped_value_loss(value: PerSample, old_value: PerSample, value_target: PerSample, clip_eps: Scalar) -> PerSample:
     """max((V - target)^2, (V_clip - target)^2) / 2 with V_clip within eps of the value at collection.
 
     From the reference implementation of PPO, not its paper (see Engstrom et al., 2020, section 3).
@@ -63,7 +63,7 @@ def clipped_value_loss(value: Samples, old_value: Samples, value_target: Samples
     return jnp.maximum(value_loss(value, value_target), value_loss(clipped, value_target))
 
 
-def kl_k1(log_ratio: Samples) -> Samples:
+def kl_k1(log_ratio: PerSample) -> PerSample:
     """-log r with r = pi(a|s) / pi_old(a|s), a ~ pi_old: unbiased for KL(pi_old || pi), high variance.
 
     J. Schulman, "Approximating KL Divergence", 2020.
@@ -71,25 +71,33 @@ def kl_k1(log_ratio: Samples) -> Samples:
     return -log_ratio
 
 
-def kl_k2(log_ratio: Samples) -> Samples:
+def kl_k2(log_ratio: PerSample) -> PerSample:
     """(log r)^2 / 2: biased, low variance; its gradient at r = 1 is that of the KL."""
     return 0.5 * log_ratio**2
 
 
-def kl_k3(log_ratio: Samples) -> Samples:
+def kl_k3(log_ratio: PerSample) -> PerSample:
     """(r - 1) - log r: unbiased for KL(pi_old || pi), low variance and never negative."""
     return jnp.expm1(log_ratio) - log_ratio
 
 
+def masked_mean(x: PerSample, mask: Shaped[Array, "*samples"] | None) -> Float[Array, ""]:
+    """sum(mask x) / sum(mask): the mean over what the mask counts, or weighs; over all without one; 0 of nothing."""
+    if mask is None:
+        return jnp.mean(x)
+    weight = jnp.sum(mask, dtype=jnp.float32)
+    return jnp.sum(jnp.where(mask != 0, mask * x, 0.0)) / jnp.where(weight > 0.0, weight, 1.0)
+
+
 def normalized_advantage(
-    advantage: Samples, counted: Bool[Array, "*samples"] | None = None, epsilon: float = 1e-8
-) -> Samples:
-    """(A - mean A) / (std A + epsilon) over all samples given, or those that are `counted`."""
-    mean, std = jnp.mean(advantage, where=counted), jnp.std(advantage, where=counted)
-    return (advantage - mean) / (std + epsilon)
+    advantage: PerSample, mask: Shaped[Array, "*samples"] | None = None, epsilon: float = 1e-8
+) -> PerSample:
+    """(A - mean A) / (std A + epsilon) over what `mask` counts; over all without one."""
+    centred = advantage - masked_mean(advantage, mask)
+    return centred / (jnp.sqrt(masked_mean(centred**2, mask)) + epsilon)
 
 
-def explained_variance(value: Samples, value_target: Samples) -> Float[Array, ""]:
+def explained_variance(value: PerSample, value_target: PerSample) -> Float[Array, ""]:
     """1 - Var[target - V] / Var[target]: 1 is perfect, 0 no better than a constant; 0 where the target is constant."""
     varies = jnp.max(value_target) > jnp.min(value_target)  # the variance of equal numbers may round to more than 0
     variance = jnp.where(varies, jnp.var(value_target), 1.0)

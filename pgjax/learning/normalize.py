@@ -27,6 +27,11 @@ def initial_moments(shape: tuple[int, ...]) -> Moments:
     return Moments(jnp.zeros(shape), jnp.ones(shape), jnp.float32(0.0))
 
 
+def has_seen(moments: Moments) -> Bool[Array, ""]:
+    """Whether they are of anything."""
+    return moments.samples > 0.0
+
+
 def update_moments(moments: Moments, batch: Float[Array, "*batch_and_shape"]) -> Moments:
     """Include `batch`, whose leading dimensions are samples (Chan et al., 1979, the pairwise update)."""
     axes = tuple(range(batch.ndim - moments.mean.ndim))
@@ -61,6 +66,11 @@ class RewardScale(NamedTuple):
 
 def initial_reward_scale(num_envs: int) -> RewardScale:
     return RewardScale(jnp.zeros(num_envs), initial_moments(()))
+
+
+def at_start(scale: RewardScale) -> RewardScale:
+    """The same scale where all environments start a new episode."""
+    return scale._replace(discounted_return=jnp.zeros_like(scale.discounted_return))
 
 
 def scale_reward(scale: RewardScale | None, reward: Float[Array, "T B"]) -> Float[Array, "T B"]:

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from pgjax.core.algorithm import Key, Params
+from pgjax.core.devices import mean_of_shares
 from pgjax.core.hyperparameters import Scalar
 from pgjax.networks.distributions import Distribution
 
@@ -23,6 +24,30 @@ def adam(learning_rate: Scalar, max_grad_norm: Scalar) -> optax.GradientTransfor
     on one flat vector: a few operations instead of a few for each parameter array.
     """
     return optax.flatten(optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5)))
+
+
+def mean_gradient(loss: Callable[..., tuple[Array, dict[str, Array]]], shared: int = 0) -> Callable[..., Any]:
+    """The gradient of the mean of what `loss` says of each sample, and the means of its metrics, over all devices.
+
+    `loss(params, memory, samples, *shared) -> (losses, metrics)`, one number per sample each; `samples.weight` says how
+    much each counts, None that all count alike. The result is called with the same arguments, the last `shared` of
+    which are no samples and the same on all devices.
+    """
+
+    def sums(params: Params, memory: Any, samples: Any, *more: Any) -> tuple[Any, Any]:
+        def total(params: Params) -> tuple[Array, Any]:
+            value, metrics = loss(params, memory, samples, *more)
+            weighted = (lambda x: x) if samples.weight is None else (lambda x: samples.weight * x)
+            return jnp.sum(weighted(value)), jax.tree.map(lambda x: jnp.sum(weighted(x)), metrics)
+
+        weight = float(samples.obs.shape[0] * samples.obs.shape[1]) if samples.weight is None else samples.weight.sum()
+        return jax.grad(total, has_aux=True)(params), weight
+
+    return mean_of_shares(sums, in_axes=(None, 0, 1, *(None,) * shared))
+
+
+STRETCHED = ("linear", "cosine")
+"""The schedules that reach 0 at the end of a run, and so change when it is made longer."""
 
 
 def scheduled(schedule: Schedule, initial: Scalar, iteration: Array, num_iterations: int, offset: Scalar) -> Array:
@@ -136,20 +161,23 @@ def _feistel(x: UInt32[Array, "n"], bits: int, round_keys: UInt32[Array, "even"]
 
 
 def minibatch_epochs(
-    update: Callable[[Carry, Int[Array, "size"]], tuple[Carry, Any]],
+    update: Callable[[Carry, Int[Array, "size"], Any], tuple[Carry, Any]],
     carry: Carry,
     key: Key,
     num_samples: int,
     num_epochs: int,
     num_minibatches: int,
+    epoch_data: Callable[[Carry], Any],
 ) -> tuple[Carry, Any]:
     """Pass `num_epochs` times over shuffled minibatches of the indices 0..num_samples-1.
 
-    `update(carry, indices) -> (carry, out)`; every index is seen once per epoch. Returns the last carry and all `out`
-    stacked as `[num_epochs, num_minibatches, ...]`.
+    `update(carry, indices, data) -> (carry, out)`, with `data = epoch_data(carry)` as of the start of the epoch; every
+    index is seen once per epoch. Returns the last carry and all `out` stacked as `[num_epochs, num_minibatches, ...]`.
     """
 
     def epoch(carry: Carry, key: Key) -> tuple[Carry, Any]:
-        return jax.lax.scan(update, carry, shuffled(key, num_samples).reshape(num_minibatches, -1))
+        data = epoch_data(carry)
+        indices = shuffled(key, num_samples).reshape(num_minibatches, -1)
+        return jax.lax.scan(lambda carry, chosen: update(carry, chosen, data), carry, indices)
 
     return jax.lax.scan(epoch, carry, jax.random.split(key, num_epochs))

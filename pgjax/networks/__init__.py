@@ -1,4 +1,6 @@
 """Policies and values.
 
 Read `distributions` (what a policy is), `network` (the interface), then how ours are built: `torsos` (features),
-`heads` (policy and value from features), `feedforward` (MLP, CNN, Custom), `recurrent` (GRU), `registry` (by name)."""
+`heads` (policy and value from features), `feedforward` (MLP, CNN, Custom), `recurrent` (GRU), `registry` (networks as
+parts).
+"""

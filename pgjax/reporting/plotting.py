@@ -10,11 +10,11 @@ import numpy as np
 
 from pgjax.core.errors import InputError, nearest
 from pgjax.reporting.statistics import interquartile_mean
-from pgjax.running.directory import read_config, read_rows
+from pgjax.running.directory import part_title, read_config, read_rows, title
 
 
-def plot_runs(runs: list[Path], metric: str, out: Path) -> list[Path]:
-    """Draw `metric` over env steps and write `out`.png and `out`.svg.
+def plot_runs(runs: list[Path], metric: str | None, out: Path) -> list[Path]:
+    """Draw `metric`, by default what the first run's score is in training, over steps; write `out`.png and `out`.svg.
 
     Runs that differ only in their seeds, and the members of a population, are one curve: the mean, in a band from the
     lowest to the highest seed.
@@ -23,7 +23,9 @@ def plot_runs(runs: list[Path], metric: str, out: Path) -> list[Path]:
         InputError: a directory holds no run or no rows, or the metric is not among its rows.
     """
     curves: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    labels = _labels(runs)
+    configs = {run: read_config(run) for run in runs}
+    labels = _labels(configs)
+    metric = metric or configs[runs[0]]["score"][0]
     for run in runs:
         curves.setdefault(labels[run], []).append(_curve(run, metric))
     figure = matplotlib().figure.Figure(figsize=(7, 4.2))
@@ -37,7 +39,7 @@ def plot_runs(runs: list[Path], metric: str, out: Path) -> list[Path]:
         if values.shape[1] > 1:
             low, high = np.nanmin(values[known], axis=1), np.nanmax(values[known], axis=1)
             axes.fill_between(steps[known], low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-    axes.set_xlabel("environment steps")
+    axes.set_xlabel(" or ".join(dict.fromkeys(config["unit"] for config in configs.values())))
     axes.set_ylabel(metric)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -64,24 +66,22 @@ def _curve(run: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array([row["steps"] for row in rows]), values
 
 
-def _labels(runs: list[Path]) -> dict[Path, str]:
-    """One name per config, seeds aside: environment and algorithm, and what tells it from the other configs."""
-    configs = {run: read_config(run) for run in runs}
+def _labels(configs: dict[Path, dict[str, Any]]) -> dict[Path, str]:
+    """One name per config, seeds aside: what it is, and what tells it from the other configs."""
     flat = {run: _flat(config) for run, config in configs.items()}
-    differing = [k for k in flat[runs[0]] if len({json.dumps(f.get(k)) for f in flat.values()}) > 1]
+    differing = [k for k in next(iter(flat.values())) if len({json.dumps(f.get(k)) for f in flat.values()}) > 1]
     return {
-        run: ", ".join(
-            [f"{configs[run]['algorithm']} on {configs[run]['env'].get('id', 'own environment')}"]
-            + [f"{k}={flat[run].get(k)}" for k in differing]
-        )
-        for run in runs
+        run: ", ".join([" on ".join(reversed(title(configs[run])))] + [f"{k}={flat[run].get(k)}" for k in differing])
+        for run in configs
     }
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    env = config["env"]
-    problem = {"env": env.get("id", env.get("object"))} | env.get("constructor", {}) | env.get("params", {})
-    return problem | config["network"] | config["hyperparameters"]
+    """What can differ between runs, by the name an axis would have."""
+    found = dict(config["hyperparameters"])
+    for part, described in config["parts"].items():
+        found |= {part: part_title(described)} | described.get("options", {})
+    return found
 
 
 def plot_sweep(result: Any, metric: str, out: Path) -> list[Path]:
@@ -195,7 +195,7 @@ def _colours(axis: _Axis, count: int) -> Any:
 def _draw_curves(panel: Any, result: Any, metric: str, axis: _Axis | None) -> None:
     """One curve per value or bin of an axis; without an axis one of all members."""
     curves = np.where(result.failed[:, None] < 0, result.curves[metric], np.nan)
-    panel.set_xlabel("environment steps", fontsize=9)
+    panel.set_xlabel(result.algorithms[0].unit, fontsize=9)
     panel.xaxis.set_major_formatter(importlib.import_module("matplotlib.ticker").EngFormatter(sep=""))
     panel.grid(alpha=0.3)
     if axis is None:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from pgjax.environments.gymnax import draw
+from pgjax.learning.acting import greedy
 from pgjax.reporting.plotting import matplotlib
 
 
@@ -17,7 +18,6 @@ def render_episode(algorithm: Any, state: Any, key: Any, out: Path, max_steps: i
     Raises:
         InputError: gymnax has no drawing of this environment (with those it has), or needs a package that is missing.
     """
-
     if "matplotlib.pyplot" not in sys.modules:
         matplotlib().use("Agg")  # gymnax draws with pyplot, which must not look for a screen
     env = algorithm.env
@@ -28,19 +28,14 @@ def render_episode(algorithm: Any, state: Any, key: Any, out: Path, max_steps: i
     states: list[Any] = []
     rewards: list[float] = []
     step = jax.jit(env.step)
-    act = jax.jit(lambda memory, obs, reset: _greedy(actor, memory, obs, reset))
+    act = jax.jit(lambda memory, obs, reset: greedy(actor, memory, obs, reset))
     done = False
     while not done and len(states) < max_steps:
         states.append(env_state)
-        memory, action = act(memory, obs, np.array([first]))
-        after = step(jax.random.fold_in(key, len(states)), env_state, action)
-        rewards.append(float(after.reward))
-        done = bool(after.terminated | after.truncated)
-        env_state, obs, first = after.state, after.obs, False
+        memory, action = act(memory, obs[None], np.array([first]))
+        successor = step(jax.random.fold_in(key, len(states)), env_state, action[0])
+        rewards.append(float(successor.reward))
+        done = bool(successor.terminated | successor.truncated)
+        env_state, obs, first = successor.state, successor.obs, False
     draw(env, states, np.cumsum(rewards), out)
     return len(states), float(np.sum(rewards))
-
-
-def _greedy(actor: Any, memory: Any, obs: Any, reset: Any) -> tuple[Any, Any]:
-    memory, output = actor.act(memory, obs[None], reset)
-    return memory, output.distribution.mode()[0]

@@ -2,4 +2,5 @@
 
 Read `directory` (a run on disk, seen from outside), `loop` (training as a pure function), `population` (many members
 as one algorithm), `compile` (programs), `config` and `checkpoint` (what makes a run again), `sinks` (where metrics go),
-`shell` (a run that can be stopped and resumed)."""
+`session` (what runs and sweeps do alike), `result` (a finished run), `shell` (a run that can be stopped and resumed).
+"""

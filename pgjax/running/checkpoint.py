@@ -8,6 +8,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +27,9 @@ class Checkpoints:
     is stored with it and compared on restoring.
     """
 
-    def __init__(self, directory: Path, keep: int | None, keep_best: bool = True) -> None:
-        """`keep` None only reads: what another process is writing stays untouched."""
+    def __init__(self, directory: Path, score: tuple[str, Literal["max", "min"]] | None, keep: int | None) -> None:
+        """`score` says which evaluation is the best one, None that none is; `keep` None only reads: what another
+        process is writing stays untouched."""
         # Orbax costs a second to import, and only runs that are kept need it. It logs whole tracebacks of errors that
         # it raises as well.
         import orbax.checkpoint as ocp
@@ -35,12 +37,17 @@ class Checkpoints:
 
         logging.getLogger("absl").setLevel(logging.CRITICAL)
 
-        def evaluated(metrics: dict[str, float]) -> float:
-            return metrics["return_mean"]
+        name, direction = score or ("score", "max")
 
-        best = [BestN(get_metric_fn=evaluated, reverse=False, n=1)] if keep_best else []
+        def evaluated(metrics: dict[str, float]) -> float:
+            return metrics[name]
+
+        best = [BestN(get_metric_fn=evaluated, reverse=direction == "min", n=1)] if score else []
         kept = AnyPreservationPolicy([LatestN(keep), *best])
-        self.ocp = ocp
+        self.ocp, self.name = ocp, name
+        self.worst = float(np.finfo(np.float32).min if direction == "max" else np.finfo(np.float32).max)
+        self.pool = ThreadPoolExecutor(1)
+        self.writing: Future[None] | None = None
         self.read_only = keep is None
         self.manager = ocp.CheckpointManager(
             directory.absolute(),
@@ -48,40 +55,57 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=None if self.read_only else kept,
                 best_fn=evaluated,
-                best_mode="max",
+                best_mode=direction,
                 read_only=self.read_only,
                 cleanup_tmp_directories=not self.read_only,
             ),
         )
 
-    def save(self, iteration: int, state: Any, return_mean: float) -> None:
-        """Copy `state`, the one that was evaluated to `return_mean`, and write it in the background.
+    def save(self, iteration: int, state: Any, score: float) -> None:
+        """Copy `state`, the one that was evaluated to `score`, and digest and write it in the background.
 
         Raises:
-            OSError: this one or the one before could not be written; the complete ones are untouched.
+            OSError: the one before could not be written; the complete ones are untouched.
         """
+        self._finish()
         leaves = {name: np.array(leaf) for name, leaf in _named_leaves(state).items()}
+        self.writing = self.pool.submit(self._write, iteration, leaves, score)
+
+    def _write(self, iteration: int, leaves: dict[str, np.ndarray], score: float) -> None:
         meta = {"sha256": {name: _digest(leaf) for name, leaf in leaves.items()}}
         items = self.ocp.args.Composite(state=self.ocp.args.PyTreeSave(leaves), meta=self.ocp.args.JsonSave(meta))
-        worst = float(np.finfo(np.float32).min)
-        metrics = {"return_mean": return_mean if math.isfinite(return_mean) else worst}
+        metrics = {self.name: score if math.isfinite(score) else self.worst}
         self._guard(lambda: self.manager.save(iteration, args=items, metrics=metrics))
 
+    def _finish(self) -> None:
+        if self.writing is not None:
+            writing, self.writing = self.writing, None
+            writing.result()
+
     def wait(self) -> None:
-        """Return when everything is on disk."""
+        """Return when everything is on disk.
+
+        Raises:
+            OSError: it could not be written; what is complete is untouched.
+        """
+        self._finish()
         self._guard(self.manager.wait_until_finished)
 
     def close(self) -> None:
         """Wait for what is being written. An error is only a warning here: what failed before may be on its way up."""
         try:
+            self._finish()
             self._guard(self.manager.close)
         except OSError as error:
             warnings.warn(str(error), stacklevel=2)
+        self.pool.shutdown()
 
     def iterations(self) -> list[int]:
+        """Those that are complete."""
         return sorted(self.manager.all_steps())
 
     def best(self) -> int | None:
+        """The iteration of the best evaluation that is kept."""
         return self.manager.best_step()
 
     def restore_newest(self, init: Callable[[], Any]) -> tuple[int, Any] | None:
@@ -153,15 +177,20 @@ class DamagedError(InputError):
     """A checkpoint that is not what was written."""
 
 
-def load_state(run: Path, init: Callable[[], Any], which: Literal["newest", "best"] = "newest") -> tuple[int, Any]:
-    """(iteration, state) from a run directory.
+def load_state(
+    run: Path,
+    init: Callable[[], Any],
+    score: tuple[str, Literal["max", "min"]],
+    which: Literal["newest", "best"] = "newest",
+) -> tuple[int, Any]:
+    """(iteration, state) from a run directory; the best is by `score`.
 
     Raises:
         InputError: there is no whole checkpoint, or it is of another shape.
     """
     if not (run / "checkpoints").is_dir():
         raise InputError(f"{run} holds no checkpoint: the run has not reached its first one, or its files were moved")
-    checkpoints = Checkpoints(run / "checkpoints", keep=None)
+    checkpoints = Checkpoints(run / "checkpoints", score, keep=None)
     try:
         best = checkpoints.best()
         if which == "best" and best is not None:

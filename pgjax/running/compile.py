@@ -1,5 +1,6 @@
 """What runs and sweeps compile: once per shape, several programs at the same time, for all devices there are."""
 
+import contextlib
 import functools
 import math
 import os
@@ -13,99 +14,135 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from pgjax.core.algorithm import Metrics
+from pgjax.core.algorithm import Algorithm, Scores
 from pgjax.core.devices import MEMBERS, dividing, env_mesh, everywhere, local_devices, member_mesh
 from pgjax.core.errors import InputError
-from pgjax.running.loop import train_chunk
-from pgjax.running.population import Population, all_finite, scores, signature, stack, train_means
+from pgjax.running.loop import train_chunk, train_means
+from pgjax.running.population import Population, all_finite, signature, stack
 
-MAX_CHUNK = 256
 MEMORY_SHARE = 0.8
+MAX_CHUNK = 256
+
+
+class Advance(NamedTuple):
+    """How to train on, and what is to be known of it."""
+
+    train: Callable[[Any, Any, Any], tuple[Any, Any]]
+    """(algorithm, state, num_iterations) -> (state, report)."""
+    members: PartitionSpec
+    """Which axis of the report of a population is that of its members."""
+
+
+ROWS = Advance(functools.partial(train_chunk, max_iterations=MAX_CHUNK), PartitionSpec(None, *MEMBERS))
+"""Every iteration by itself, at most `MAX_CHUNK` of them."""
+
+
+def _means(population: Any, state: Any, num_iterations: Array) -> Any:
+    state, metrics = train_means(population, state, num_iterations)
+    return state, (metrics, all_finite(state.params))
+
+
+MEANS = Advance(_means, MEMBERS)
+"""All iterations as one, and for each member whether its parameters are finite after them."""
+
+
+class Layout(NamedTuple):
+    """How an algorithm and its states lie on the devices."""
+
+    mesh: Mesh
+    algorithm: Any
+    """Partition specs of the algorithm's leaves."""
+    state: PartitionSpec
+    """Of keys, states and everything with one entry per member."""
+    members: int
+    """0 for a single algorithm."""
+
+    def place(self, x: Any) -> Any:
+        """A state, keys or anything else with one entry per member, where they belong."""
+        return jax.device_put(x, NamedSharding(self.mesh, self.state))
+
+    def place_algorithm(self, algorithm: Any) -> Any:
+        """An algorithm of the same structure, where its leaves belong."""
+        return jax.device_put(algorithm, jax.tree.map(lambda s: NamedSharding(self.mesh, s), self.algorithm))
 
 
 class Programs(NamedTuple):
-    """The compiled functions of a run."""
+    """The compiled functions of a run, or of a batch of members."""
 
+    layout: Layout
     init: Any
     """(algorithm, key) -> state."""
-    chunk: Any
-    """(algorithm, state, num_iterations) -> (state, metrics), of at most `MAX_CHUNK` iterations; `state` is donated."""
-    scores: Any
-    """(algorithm, state) -> evaluations."""
-    algorithm_sharding: Any
-    sharding: Any
-    """Of keys, states and evaluations."""
-
-
-class Program(NamedTuple):
-    """A population's compiled functions; its members are spread over the devices of `mesh`."""
-
-    mesh: Mesh
-    train: Any
-    """(population, state, num_iterations) -> (state, mean metrics, finite `[members]`); `state` is donated."""
-    init: Any
-    """(population, keys) -> state."""
-    scores: Any
-    """(population, state) -> evaluations."""
-    metrics: tuple[str, ...]
-    """The names of what `train` returns."""
+    advance: Any
+    """(algorithm, state, num_iterations) -> (state, report), as was asked for; `state` is donated."""
+    evaluate: Any
+    """(algorithm, state) -> scores; None where no evaluation was asked for."""
+    reported: Any
+    """The shapes of that report."""
+    scores: tuple[str, ...]
     bytes_needed: int
-    """On all devices together."""
-
-    def place(self, members: Any, spec: Any = MEMBERS) -> Any:
-        """Arrays with a leading axis of members, spread over the devices."""
-        if isinstance(spec, Population):
-            shardings = jax.tree.map(lambda s: NamedSharding(self.mesh, s), spec)
-            return jax.device_put(members, shardings)
-        return jax.device_put(members, NamedSharding(self.mesh, spec))
+    """By training, on all devices together."""
 
 
-def compile_run(algorithm: Any, episodes: int | None, devices: int | None = None) -> Programs:
-    """The programs of a run of an algorithm or a population; `scores` is left out without `episodes`.
+def divided(algorithm: Algorithm, devices: int | None = None) -> Layout:
+    """A single algorithm on as many of `devices`, by default all local ones, as it says that it divides into."""
+    there = local_devices(devices)
+    return _layout(algorithm, env_mesh(max(n for n in range(1, there + 1) if n == 1 or algorithm.divides_into(n))), 0)
 
-    The members of a population are spread over `devices`, by default all local ones; the environments of a single
-    algorithm are divided over as many of these as it says that it divides into.
+
+def spread(population: Population, devices: int | None = None) -> Layout:
+    """A population over as many of `devices`, by default all local ones, as divide its members into equal shares."""
+    return _layout(population, dividing(member_mesh(devices, population.size), population.size), population.size)
+
+
+def _layout(algorithm: Any, mesh: Mesh, members: int) -> Layout:
+    if members:
+        return Layout(mesh, algorithm.specs(), MEMBERS, members)
+    return Layout(mesh, PartitionSpec(), PartitionSpec(), 0)
+
+
+def compile_programs(algorithm: Any, layout: Layout, advance: Advance, num: int | None) -> Programs:
+    """The programs of an algorithm or a population, evaluated over `num` cases if at all; compiled once for all that
+    differ in numbers only.
+
+    Raises:
+        InputError: an array of the program is larger than the memory.
     """
-    return _compile_run(*signature(algorithm), episodes, local_devices(devices))
+    return _compile(*signature(algorithm), layout.mesh, layout.members, advance, num)
 
 
 @functools.lru_cache(maxsize=32)
-def _compile_run(structure: Any, shapes: tuple[Any, ...], episodes: int | None, devices: int) -> Programs:
+def _compile(
+    structure: Any, shapes: tuple[Any, ...], mesh: Mesh, members: int, advance: Advance, num: int | None
+) -> Programs:
+    """Keyed by everything that selects the programs."""
     like = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*x) for x in shapes])
-    spread: Callable[..., Any]
-    algorithm_spec: Any
-    if isinstance(like, Population):
-        mesh = dividing(member_mesh(devices, like.size), like.size)
-        spread, keys = functools.partial(_over_members, like, mesh), _keys(like.size)
-        algorithm_spec, spec, metrics_spec = like.specs(), MEMBERS, PartitionSpec(None, *MEMBERS)
-    else:
-        mesh = env_mesh(max(n for n in range(1, devices + 1) if n == 1 or like.divides_into(n)))
-        spread, keys = _with_results_everywhere, jax.eval_shape(lambda: jax.random.key(0))
-        algorithm_spec = spec = metrics_spec = PartitionSpec()
-    with jax.set_mesh(mesh):
-        algorithm, key = _placed(like, mesh, algorithm_spec), _placed(keys, mesh, spec)
+    layout = _layout(like, mesh, members)
+    on_devices = functools.partial(_over_members, like, layout) if members else _dividing_itself
+    key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), members) if members else jax.random.key(0))
+    with contextlib.nullcontext() if members else jax.set_mesh(mesh):
+        algorithm, key = _placed(like, mesh, layout.algorithm), _placed(key, mesh, layout.state)
         count = _placed(jax.ShapeDtypeStruct((), jnp.int32), mesh, PartitionSpec())
-        init = jax.jit(spread(lambda algorithm, key: algorithm.init(key), spec))
-        state = _placed(jax.eval_shape(init, algorithm, key), mesh, spec)
-        advance = functools.partial(train_chunk, max_iterations=MAX_CHUNK)
-        chunk = jax.jit(spread(advance, spec, PartitionSpec(), out_specs=(spec, metrics_spec)), donate_argnums=1)
-        lowered = [init.lower(algorithm, key), chunk.lower(algorithm, state, count)]
-        if episodes:
-            evaluation = jax.jit(spread(functools.partial(_scores, episodes=episodes), spec))
-            lowered.append(evaluation.lower(algorithm, state))
-    compiled_init, compiled_chunk, *compiled_scores = _compiled(*lowered)
-    shardings = jax.tree.map(lambda s: NamedSharding(mesh, s), (algorithm_spec, spec))
-    return Programs(compiled_init, compiled_chunk, compiled_scores[0] if episodes else None, *shardings)
+        init = jax.jit(on_devices(lambda algorithm, key: algorithm.init(key), layout.state))
+        state = _placed(jax.eval_shape(init, algorithm, key), mesh, layout.state)
+        reported = advance.members if members else PartitionSpec()
+        trained = on_devices(advance.train, layout.state, PartitionSpec(), out_specs=(layout.state, reported))
+        train = jax.jit(trained, donate_argnums=1)
+        traced = train.trace(algorithm, state, count)
+        _refuse_if_hopeless(traced.jaxpr.jaxpr, max(1, members // mesh.size), mesh)
+        lowered = [init.lower(algorithm, key), traced.lower()]
+        scores: tuple[str, ...] = ()
+        if num:
+            evaluate = jax.jit(on_devices(functools.partial(_evaluate, num=num), layout.state))
+            lowered.append(evaluate.lower(algorithm, state))
+            scores = tuple(lowered[-1].out_info)
+    compiled_init, compiled_train, *compiled_evaluate = _compiled(*lowered)
+    needed = _bytes_needed(compiled_train) * mesh.size
+    evaluation = compiled_evaluate[0] if num else None
+    return Programs(layout, compiled_init, compiled_train, evaluation, traced.out_info[1], scores, needed)
 
 
-def _scores(algorithm: Any, state: Any, episodes: int) -> Metrics:
-    return (
-        algorithm.scores(state, episodes) if isinstance(algorithm, Population) else scores(algorithm, state, episodes)
-    )
-
-
-def _keys(members: int) -> Any:
-    return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), members))
+def _evaluate(algorithm: Any, state: Any, num: int) -> Scores:
+    return algorithm.evaluate(state, state.key, num)
 
 
 def _placed(shapes: Any, mesh: Mesh, spec: Any) -> Any:
@@ -114,21 +151,23 @@ def _placed(shapes: Any, mesh: Mesh, spec: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def _with_results_everywhere(f: Callable[..., Any], *in_specs: Any, out_specs: Any = None) -> Callable[..., Any]:
-    """`f` of an algorithm that divides itself."""
+def _dividing_itself(f: Callable[..., Any], *in_specs: Any, out_specs: Any = None) -> Callable[..., Any]:
+    """`f` of a single algorithm; its results are on all devices."""
     return lambda *args: everywhere(f(*args))
 
 
 def _over_members(
-    like: Population, mesh: Mesh, f: Callable[..., Any], *in_specs: Any, out_specs: Any = MEMBERS
+    like: Population, layout: Layout, f: Callable[..., Any], *in_specs: Any, out_specs: Any = MEMBERS
 ) -> Callable[..., Any]:
     """`f(population, ...)` of each device's own members."""
 
     def local(population: Population, *args: Any) -> Any:
-        return f(Population(population.member, population.size // mesh.size, population.stacked), *args)
+        return f(Population(population.member, population.size // layout.mesh.size, population.stacked), *args)
 
     # Keys and constants made inside a member's run differ by device, which the check of replication refuses.
-    return jax.shard_map(local, mesh=mesh, in_specs=(like.specs(), *in_specs), out_specs=out_specs, check_vma=False)
+    return jax.shard_map(
+        local, mesh=layout.mesh, in_specs=(layout.algorithm, *in_specs), out_specs=out_specs, check_vma=False
+    )
 
 
 def _compiled(*lowered: Any) -> list[Any]:
@@ -137,40 +176,16 @@ def _compiled(*lowered: Any) -> list[Any]:
         return list(pool.map(lambda program: program.compile(), lowered))
 
 
-@functools.lru_cache(maxsize=32)
-def _compile(structure: Any, shapes: tuple[Any, ...], mesh: Mesh, episodes: int) -> Program:
-    """Keyed by everything that selects the program, so that another batch of the same shape compiles nothing."""
-    like = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*x) for x in shapes])
-    spread = functools.partial(_over_members, like, mesh)
-
-    def trained(population: Population, state: Any, num_iterations: Array) -> Any:
-        state, metrics = train_means(population, state, num_iterations)
-        return state, metrics, all_finite(state.params)
-
-    population = _placed(like, mesh, like.specs())
-    keys = _placed(_keys(like.size), mesh, MEMBERS)
-    init = jax.jit(spread(lambda population, keys: population.init(keys), MEMBERS))
-    state = _placed(jax.eval_shape(init, population, keys), mesh, MEMBERS)
-    count = _placed(jax.ShapeDtypeStruct((), jnp.int32), mesh, PartitionSpec())
-    traced = jax.jit(spread(trained, MEMBERS, PartitionSpec()), donate_argnums=1).trace(population, state, count)
-    _refuse_if_hopeless(traced.jaxpr.jaxpr, like.size // mesh.size, mesh)
-    metrics = tuple(traced.out_info[1])
-    evaluation = jax.jit(spread(functools.partial(_scores, episodes=episodes), MEMBERS))
-    train, init, evaluation = _compiled(
-        traced.lower(), init.lower(population, keys), evaluation.lower(population, state)
-    )
-    return Program(mesh, train, init, evaluation, metrics, _bytes_needed(train) * mesh.size)
-
-
-def compile_batch(member: Any, stacked: tuple[bool, ...], size: int, mesh: Mesh, episodes: int) -> Program:
-    """The program of `size` members like `member`; compiled once for every batch of that shape."""
-    return _compile(*signature(stack([member] * size, stacked)), dividing(mesh, size), episodes)
+def compile_batch(member: Any, stacked: tuple[bool, ...], size: int, devices: int | None, num: int) -> Programs:
+    """The programs of `size` members like `member`; compiled once for every batch of that shape."""
+    population = stack([member] * size, stacked)
+    return compile_programs(population, spread(population, devices), MEANS, num)
 
 
 def fit(
-    member: Any, stacked: tuple[bool, ...], count: int, mesh: Mesh, episodes: int, size: int | None
-) -> tuple[Program, int]:
-    """A program for batches of `count` members like `member`, and the size of a batch, all equal.
+    member: Any, stacked: tuple[bool, ...], count: int, devices: int | None, num: int, size: int | None
+) -> tuple[Programs, int]:
+    """Programs for batches of `count` members like `member`, and the size of a batch, all equal.
 
     `size` is at most how many train together; by default as many as the memory holds that the compiled program says it
     needs.
@@ -178,20 +193,21 @@ def fit(
     Raises:
         InputError: not even one member per device fits.
     """
+    mesh = member_mesh(devices, count)
     chosen = min(size or count, count)
     while True:
         batches = -(-count // chosen)
         chosen = -(-count // (batches * mesh.size)) * mesh.size
-        program = compile_batch(member, stacked, chosen, mesh, episodes)
+        programs = compile_batch(member, stacked, chosen, devices, num)
         limit = memory_limit(mesh)
-        if program.bytes_needed <= limit:
-            return program, chosen
+        if programs.bytes_needed <= limit:
+            return programs, chosen
         if chosen == mesh.size:
             raise InputError(
-                f"not even one member per device fits: {chosen} need {program.bytes_needed / 1e6:,.0f} MB of "
+                f"not even one member per device fits: {chosen} need {programs.bytes_needed / 1e6:,.0f} MB of "
                 f"{limit / 1e6:,.0f} MB; expected fewer environments or steps, or a smaller network"
             )
-        chosen = max(mesh.size, min(chosen - 1, int(chosen * limit / program.bytes_needed)))
+        chosen = max(mesh.size, min(chosen - 1, int(chosen * limit / programs.bytes_needed)))
 
 
 def memory_limit(mesh: Mesh) -> float:
@@ -217,12 +233,12 @@ def _bytes_needed(compiled: Any) -> int:
     return both + found.temp_size_in_bytes
 
 
-def _refuse_if_hopeless(jaxpr: Any, local_size: int, mesh: Mesh) -> None:
-    """Before compiling: no program can do with less than its largest array."""
-    largest = max(_array_bytes(jaxpr)) // local_size
+def _refuse_if_hopeless(jaxpr: Any, members_per_device: int, mesh: Mesh) -> None:
+    """Before compiling: no program can do with less than its largest array, and none trains less than one member."""
+    largest = max(_array_bytes(jaxpr)) // members_per_device
     if largest > memory_limit(mesh):
         raise InputError(
-            f"not even one member fits: one of its arrays takes {largest / 1e6:,.0f} MB of "
+            f"this does not fit into memory: one of its arrays takes {largest / 1e6:,.0f} MB of "
             f"{memory_limit(mesh) / 1e6:,.0f} MB; expected fewer environments or steps, or a smaller network"
         )
 

@@ -1,33 +1,37 @@
-"""What makes an algorithm again, as JSON values."""
+"""What makes an algorithm again, as JSON values, and whether two configs are of the same run."""
 
 import dataclasses
-import math
-import re
+import json
+from collections.abc import Iterable
 from importlib import metadata
 from typing import Any
 
 import jax
-import numpy as np
 
 from pgjax.algorithms import ALGORITHMS, algorithm_class
 from pgjax.core.algorithm import Algorithm
 from pgjax.core.errors import InputError
-from pgjax.environments.gymnax import GymnaxEnvironment, make
-from pgjax.networks.registry import NETWORKS, make_network
+from pgjax.core.parts import from_json, kinds_of, plain_repr, to_json
 
 VERSIONED = ("pgjax", "jax", "jaxlib", "flax", "optax", "gymnax")
 
 
 def to_config(algorithm: Any) -> dict[str, Any]:
-    """Everything that makes `algorithm` again, as JSON values; the `repr` of what cannot be made from JSON."""
+    """Everything that makes `algorithm` again, as JSON values; `{"own": repr}` for what cannot be made from JSON.
+
+    `parts` holds the name and the options of each part, `hyperparameters` every other field. `unit` and `score` are the
+    algorithm's own, for those who read a run from outside.
+    """
     names = {(f"pgjax.algorithms.{name}", cls): name for name, (cls, _) in ALGORITHMS.items()}
-    kind = type(algorithm)
+    cls, kinds = type(algorithm), kinds_of(algorithm)
     values = {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
+    parts = {name: kind.describe(values[name]) or {"own": plain_repr(values[name])} for name, kind in kinds.items()}
     return {
-        "algorithm": names.get((kind.__module__, kind.__name__), repr(kind)),
-        "env": _env_config(values.pop("env")),
-        "network": _network_config(values.pop("network")),
-        "hyperparameters": {name: _plain(value) for name, value in values.items()},
+        "algorithm": names.get((cls.__module__, cls.__name__), {"own": plain_repr(cls)}),
+        "parts": parts,
+        "hyperparameters": {name: to_json(value) for name, value in values.items() if name not in kinds},
+        "unit": algorithm.unit,
+        "score": list(algorithm.score),
     }
 
 
@@ -35,16 +39,60 @@ def from_config(config: dict[str, Any]) -> Algorithm:
     """The algorithm a config describes.
 
     Raises:
-        InputError: it was made with an environment, network or algorithm that lives in somebody's own code.
+        InputError: it was made with a part or an algorithm that lives in somebody's own code, or the config names
+            something that is not known or not accepted.
     """
-    env, network = config["env"], config["network"]
-    own = [repr(part) for part in (config["algorithm"], env, network) if "<" in str(part) or "object" in part]
+    missing = [name for name in ("algorithm", "parts", "hyperparameters") if name not in config]
+    if missing:
+        raise InputError(f"this config is damaged, or of another version of pgjax: it has no {', '.join(missing)}")
+    name, parts, hyperparameters = config["algorithm"], config["parts"], config["hyperparameters"]
+    own = [
+        described["own"] for described in (name, *parts.values()) if isinstance(described, dict) and "own" in described
+    ]
     if own:
         raise InputError(f"this run used code of its own, which its config cannot make again: {', '.join(own)}")
-    values = {k: tuple(v) if isinstance(v, list) else _number(v) for k, v in config["hyperparameters"].items()}
-    return algorithm_class(config["algorithm"])(
-        env=make(env["id"], **env["constructor"], **env["params"]), network=make_network(**network), **values
-    )
+    cls = algorithm_class(name)
+    kinds, known = kinds_of(cls), {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted((hyperparameters.keys() | parts.keys()) - known)
+    if unknown or parts.keys() != kinds.keys():
+        raise InputError(
+            f"this config is damaged, or of another version of pgjax: expected the parts {', '.join(kinds)} of {name}, "
+            f"got {', '.join(parts)}" + (f"; {', '.join(unknown)} not known" if unknown else "")
+        )
+    made = {part: kinds[part].make(described["name"], **described["options"]) for part, described in parts.items()}
+    return cls(**made, **{field: from_json(value) for field, value in hyperparameters.items()})
+
+
+def entry(config: dict[str, Any], name: str, where: str) -> Any:
+    """One entry of a stored config.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if name not in config:
+        raise InputError(f"{where} is damaged: it has no {name!r}; restore it, or start the run in another directory")
+    return config[name]
+
+
+def differences(stored: dict[str, Any], config: dict[str, Any], names: Iterable[str]) -> dict[str, tuple[Any, Any]]:
+    """Where two configs differ in the entries `names`: dotted path -> (stored, wanted), of what JSON keeps of them."""
+    old, new = (flat({name: json.loads(json.dumps(c.get(name))) for name in names}) for c in (stored, config))
+    return {_short(path): (old.get(path), new.get(path)) for path in old | new if old.get(path) != new.get(path)}
+
+
+def _short(path: str) -> str:
+    """As an axis would be called: network.hidden for parts.network.options.hidden."""
+    return path.removeprefix("parts.").replace(".options.", ".")
+
+
+def flat(config: Any, path: str = "") -> dict[str, Any]:
+    """Dotted path -> value."""
+    if not isinstance(config, dict) or not config:
+        return {path: config}
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found |= flat(value, f"{path}.{name}" if path else name)
+    return found
 
 
 def versions() -> dict[str, str]:
@@ -56,37 +104,3 @@ def version_changes(stored: dict[str, str]) -> str:
     """What differs between the versions a run was written with and those here; empty if nothing does."""
     here = versions()
     return ", ".join(f"{p} {stored.get(p)} -> {here[p]}" for p in here if stored.get(p) != here[p])
-
-
-def _env_config(env: Any) -> dict[str, Any]:
-    if not isinstance(env, GymnaxEnvironment) or env.id is None:
-        return {"object": plain_repr(env)}
-    params = {f.name: _plain(getattr(env.params, f.name)) for f in dataclasses.fields(env.params)}
-    return {"id": env.id, "constructor": dict(env.constructor_options), "params": params}
-
-
-def plain_repr(thing: Any) -> str:
-    """Without memory addresses, so that the same program gives the same text in every process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
-
-
-def _network_config(network: Any) -> dict[str, Any]:
-    names = {cls: name for name, cls in NETWORKS.items()}
-    if type(network) not in names:
-        return {"object": plain_repr(network)}
-    fields = {f.name: _plain(getattr(network, f.name)) for f in dataclasses.fields(network)}
-    return {"name": names[type(network)]} | fields
-
-
-def _plain(value: Any) -> Any:
-    """A JSON value; float32 in its shortest decimal form, infinity as a string since JSON has none."""
-    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        array = np.asarray(value)
-        value = (array.astype(str).astype(float) if array.dtype.kind == "f" else array).tolist()
-    if isinstance(value, tuple):
-        return list(value)
-    return str(value) if isinstance(value, float) and math.isinf(value) else value
-
-
-def _number(value: Any) -> Any:
-    return float(value) if value in ("inf", "-inf") else value

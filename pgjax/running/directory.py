@@ -49,21 +49,46 @@ def read_config(run: str | Path) -> dict[str, Any]:
     return read_json(Path(run) / "config.json")
 
 
+def title(config: dict[str, Any]) -> tuple[str, str]:
+    """What a stored algorithm is trained on, its first part, and what it is called."""
+    return part_title(next(iter(config["parts"].values()))), part_title(config["algorithm"])
+
+
+def part_title(described: Any) -> str:
+    """The name in the description of an algorithm or a part, or what stands there for somebody's own code."""
+    return str(described.get("name", described.get("own")) if isinstance(described, dict) else described)
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; a last line that was being written when the process died is left out."""
+    """The rows of a JSON-lines file; a last line that was being written when the process died is left out.
+
+    Raises:
+        InputError: a line cannot be read.
+    """
+    rows, unreadable = readable_rows(path)
+    if unreadable:
+        raise InputError(f"{path} is damaged: {unreadable} of its lines cannot be read")
+    return rows
+
+
+def readable_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The rows of a JSON-lines file that can be read, and how many lines cannot."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    rows = [row for row in map(_row, lines) if row is not None]
+    return rows, len(lines) - len(rows)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
     try:
-        return [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is damaged ({error})") from error
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("iteration"), int) else None
 
 
 def holds_sweep(directory: Path) -> bool:
+    """Whether many settings are trained there."""
     return (directory / "sweep.json").exists()
-
-
-def holds_run(directory: Path) -> bool:
-    return (directory / "config.json").exists()
 
 
 def status(run: Path) -> str:

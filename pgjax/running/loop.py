@@ -8,19 +8,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from pgjax.core.algorithm import Algorithm, Key, Metrics
+from pgjax.core.metrics import counting, merged, nothing, numbers
 
 
-def train(algorithm: Algorithm, key: Key) -> tuple[Any, Metrics]:
+def train(algorithm: Algorithm, key: Key) -> tuple[Any, dict[str, Array]]:
     """A whole run: `init`, then `num_iterations` times `step`.
 
     Pure, so `jax.jit`, `jax.vmap` over keys or hyperparameters, and sharding apply to the run. Returns the final state
-    and the metrics of every iteration, each of shape `[num_iterations]`. `total_steps` that is not a whole number of
-    iterations is not exceeded, and a `UserWarning` says so.
+    and the metrics of every iteration, each of shape `[num_iterations]`, NaN where there was nothing to report.
+    `total_steps` that is not a whole number of iterations is not exceeded, and a `UserWarning` says so.
     """
     note = budget_note(algorithm)
     if note:
         warnings.warn(note, stacklevel=2)
-    return jax.lax.scan(lambda state, _: algorithm.step(state), algorithm.init(key), length=algorithm.num_iterations)
+
+    def step(state: Any, _: None) -> tuple[Any, dict[str, Array]]:
+        state, metrics = algorithm.step(state)
+        return state, numbers(metrics)
+
+    return jax.lax.scan(step, algorithm.init(key), length=algorithm.num_iterations)
 
 
 def budget_note(algorithm: Algorithm) -> str:
@@ -51,3 +57,20 @@ def train_chunk(
         return state, jax.tree.map(lambda rows, x: rows.at[i].set(x), buffer, metrics)
 
     return jax.lax.fori_loop(0, num_iterations, body, (state, buffer))
+
+
+def train_means(algorithm: Algorithm, state: Any, num_iterations: Int[Array, ""]) -> tuple[Any, Metrics]:
+    """`num_iterations` more iterations, and their metrics merged into one of each. One program serves every number."""
+    shapes = jax.eval_shape(lambda state: _counting(algorithm.step(state)[1]), state)
+
+    def body(_: Array, carry: Any) -> Any:
+        state, so_far = carry
+        state, metrics = algorithm.step(state)
+        return state, {name: merged(so_far[name], metric) for name, metric in _counting(metrics).items()}
+
+    empty = {name: nothing(shape) for name, shape in shapes.items()}
+    return jax.lax.fori_loop(0, num_iterations, body, (state, empty))
+
+
+def _counting(metrics: Metrics) -> Metrics:
+    return {name: counting(metric) for name, metric in metrics.items()}

@@ -1,19 +1,17 @@
 """Many members as one algorithm: mapped over seeds and hyperparameters."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool
 
-from pgjax.core.algorithm import Key, Metrics
+from pgjax.core.algorithm import Key, Metrics, Scores
 from pgjax.core.devices import MEMBERS
 from pgjax.core.hyperparameters import TRACED, pytree
-from pgjax.learning.evaluation import evaluate
-from pgjax.learning.rollout import absent_without_episodes
 
 STEPS_AT_ONCE = 2048
 """Environment steps of one iteration over all members that a CPU core trains at the same time."""
@@ -33,8 +31,12 @@ class Population:
     """For each leaf of `member`."""
 
     @property
-    def env(self) -> Any:
-        return self.member.env
+    def unit(self) -> str:
+        return self.member.unit
+
+    @property
+    def score(self) -> tuple[str, Literal["max", "min"]]:
+        return self.member.score
 
     @property
     def total_steps(self) -> int:
@@ -54,9 +56,12 @@ class Population:
     def step(self, state: Any) -> tuple[Any, Metrics]:
         return self._map(lambda member, state: member.step(state))(state)
 
-    def scores(self, state: Any, episodes: int) -> Metrics:
-        """Evaluations of each member, with its own key, so that all its states face the same episodes."""
-        return self._map(lambda member, state: scores(member, state, episodes))(state)
+    def evaluate(self, state: Any, keys: Key, num: int) -> Scores:
+        return self._map(lambda member, state_and_key: member.evaluate(*state_and_key, num))((state, keys))
+
+    def divides_into(self, devices: int) -> bool:
+        """Members are spread over devices whole, and none is divided."""
+        return devices == 1
 
     def _map(self, f: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
         """`f(member, x)` of all members: vmapped, on a CPU a few at a time, as one with many environments fills it."""
@@ -80,15 +85,6 @@ class Population:
         return Population(jax.tree.unflatten(jax.tree.structure(self.member), leaves), self.size, self.stacked)
 
 
-SCORES = ("return_mean", "return_std", "episodes")
-
-
-def scores(algorithm: Any, state: Any, episodes: int) -> Metrics:
-    """The evaluation of one state that is kept: greedy, over complete episodes."""
-    found = evaluate(algorithm, state, state.key, episodes)
-    return dict(zip(SCORES, (found.mean, found.std, found.num_episodes), strict=True))
-
-
 def copies(algorithm: Any, size: int) -> Population:
     """`size` members that differ in their keys only."""
     return Population(algorithm, size, (False,) * len(jax.tree.leaves(algorithm)))
@@ -103,7 +99,7 @@ def signature(algorithm: Any) -> tuple[Any, tuple[Any, ...]]:
 def differing(algorithms: Sequence[Any]) -> tuple[bool, ...]:
     """For each leaf, whether it is not the same number in all of them."""
     columns = zip(*(jax.tree.leaves(a) for a in algorithms), strict=True)
-    return tuple(any(not np.array_equal(column[0], x) for x in column[1:]) for column in columns)
+    return tuple(any(x is not column[0] and not np.array_equal(column[0], x) for x in column[1:]) for column in columns)
 
 
 def stack(algorithms: Sequence[Any], stacked: tuple[bool, ...]) -> Population:
@@ -118,29 +114,6 @@ def member_of(population: Population, i: int) -> Any:
     leaves, structure = jax.tree.flatten(population.member)
     chosen = [np.asarray(x)[i] if s else x for x, s in zip(leaves, population.stacked, strict=True)]
     return jax.tree.unflatten(structure, chosen)
-
-
-def train_means(population: Any, state: Any, num_iterations: Int[Array, ""]) -> tuple[Any, Metrics]:
-    """`num_iterations` more iterations; their mean metrics. One program serves every number.
-
-    A metric of episodes is averaged over the iterations in which one ended; any other one that is NaN makes the mean
-    NaN.
-    """
-    shapes = jax.eval_shape(population.step, state)[1]
-    zeros = {name: (jnp.zeros(x.shape), jnp.zeros(x.shape)) for name, x in shapes.items()}
-
-    def body(_: Array, carry: Any) -> Any:
-        state, sums = carry
-        state, metrics = population.step(state)
-        absent = {name: absent_without_episodes(name) & jnp.isnan(x) for name, x in metrics.items()}
-        sums = {
-            name: (total + jnp.where(absent[name], 0.0, metrics[name]), count + ~absent[name])
-            for name, (total, count) in sums.items()
-        }
-        return state, sums
-
-    state, sums = jax.lax.fori_loop(0, num_iterations, body, (state, zeros))
-    return state, {name: total / count for name, (total, count) in sums.items()}
 
 
 def all_finite(tree: Any) -> Bool[Array, "members"]:

@@ -24,6 +24,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pgjax.core.algorithm import Algorithm
 from pgjax.core.errors import InputError, nearest
 from pgjax.running.directory import read_rows
 
@@ -204,38 +205,40 @@ class Background:
 class ProgressDisplay:
     """A progress bar on a terminal, a plain line per chunk elsewhere; on standard error."""
 
-    def __init__(self, total: int, done: int, iteration_steps: int) -> None:
-        self.total_steps, self.first_steps = total * iteration_steps, done * iteration_steps
+    def __init__(self, algorithm: Algorithm, done: int) -> None:
+        self.total_steps, self.first_steps = (
+            n * algorithm.steps_per_iteration for n in (algorithm.num_iterations, done)
+        )
+        self.score, self.unit = algorithm.score[0], algorithm.unit
         self.start = time.perf_counter()
-        self.last_return = math.nan
+        self.last = math.nan
         self.bar: Progress | None = None
         if sys.stderr.isatty():
             columns = (
                 TextColumn("{task.percentage:3.0f}%"),
                 BarColumn(),
-                TextColumn(
-                    "{task.completed:,.0f} steps  {task.fields[speed]:,.0f} steps/s  return {task.fields[ret]:.1f}"
-                ),
+                TextColumn("{task.completed:,.0f} " + self.unit),
+                TextColumn("{task.fields[speed]:,.0f}/s  " + self.score + " {task.fields[last]:.4g}"),
                 TimeRemainingColumn(),
             )
             self.bar = Progress(*columns, console=Console(stderr=True))
             self.task = self.bar.add_task(
-                "", total=self.total_steps, completed=self.first_steps, speed=0.0, ret=math.nan
+                "", total=self.total_steps, completed=self.first_steps, speed=0.0, last=math.nan
             )
             self.bar.start()
 
     def write(self, rows: list[Row]) -> None:
-        returns = [x for row in rows if math.isfinite(x := _means(row).get("return_mean", math.nan))]
-        self.last_return = returns[-1] if returns else self.last_return
+        known = [x for row in rows if math.isfinite(x := _means(row).get(self.score, math.nan))]
+        self.last = known[-1] if known else self.last
         steps = rows[-1]["steps"]
         speed = (steps - self.first_steps) / (time.perf_counter() - self.start)
         if self.bar:
-            self.bar.update(self.task, completed=steps, speed=speed, ret=self.last_return)
+            self.bar.update(self.task, completed=steps, speed=speed, last=self.last)
         else:
             left = (self.total_steps - steps) / speed
             print(
-                f"{steps}/{self.total_steps} steps, {speed:.0f} steps/s, "
-                f"return {self.last_return:.1f}, {left:.0f} s left",
+                f"{steps}/{self.total_steps} {self.unit}, {speed:.0f}/s, "
+                f"{self.score} {self.last:.4g}, {left:.0f} s left",
                 file=sys.stderr,
             )
 
@@ -252,27 +255,27 @@ class SweepDisplay:
 
     ROWS = 8
 
-    def __init__(self, shown: bool) -> None:
-        self.shown, self.last = shown, time.perf_counter()
+    def __init__(self, shown: bool, score: str) -> None:
+        self.shown, self.score, self.last = shown, score, time.perf_counter()
         self.live: Live | None = None
         if shown and sys.stderr.isatty():
             self.live = Live(console=Console(stderr=True), refresh_per_second=2)
             self.live.start()
 
     def show(self, where: str, ranking: Callable[[], list[tuple[str, float]]]) -> None:
-        """`ranking` gives (setting, return), best first; it is asked only when it is shown."""
+        """`ranking` gives (setting, score in training), best first; it is asked only when it is shown."""
         now = time.perf_counter()
         if not self.shown or now - self.last < (0.5 if self.live else 5.0):
             return
         self.last = now
         best = ranking()
         if self.live:
-            table = Table("setting", "return", title=where)
+            table = Table("setting", self.score, title=where)
             for setting, value in best[: self.ROWS]:
-                table.add_row(setting, f"{value:.2f}")
+                table.add_row(setting, f"{value:.4g}")
             self.live.update(table)
         else:
-            say(f"{where}; best so far: {best[0][0]} with return {best[0][1]:.2f}")
+            say(f"{where}; best so far: {best[0][0]} with {self.score} {best[0][1]:.4g}")
 
     def close(self) -> None:
         if self.live:

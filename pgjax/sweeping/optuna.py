@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from pgjax.core.errors import InputError
+from pgjax.sweeping.search import ranked_by
 from pgjax.sweeping.shell import sweep
-from pgjax.sweeping.space import Distribution, check_axes
+from pgjax.sweeping.space import ValueDistribution, check_axes
 
 
 def optuna_search(
@@ -21,7 +22,7 @@ def optuna_search(
     metric: str = "score",
     last: int = 5,
     progress: bool = True,
-    **axes: Distribution,
+    **axes: ValueDistribution,
 ) -> Any:
     """Train trials of an `optuna.Study`, `batch_size` of them as one population, and tell it the results.
 
@@ -34,15 +35,19 @@ def optuna_search(
         The study.
 
     Raises:
-        InputError: no axis is given, or one is not a distribution; the study minimises; a size is not positive.
+        InputError: no axis is given, or one is not a distribution; the study looks for the other end of `metric`; a
+        size is not positive.
     """
     optuna = _optuna()
     distributions = {name: _to_optuna(optuna, name, axis) for name, axis in axes.items()}
     check_axes(algorithm, axes)
     if not axes:
         raise InputError("optuna_search needs at least one axis, such as learning_rate=pgjax.log_uniform(1e-4, 1e-2)")
-    if study.direction != optuna.study.StudyDirection.MAXIMIZE:
-        raise InputError('the study minimises: expected optuna.create_study(direction="maximize")')
+    direction = "minimize" if ranked_by(metric, algorithm)[1] < 0 else "maximize"
+    if study.direction != optuna.study.StudyDirection[direction.upper()]:
+        raise InputError(
+            f'the study does not {direction} {metric}: expected optuna.create_study(direction="{direction}")'
+        )
     for name, value in {"num_trials": num_trials, "batch_size": batch_size}.items():
         if value < 1:
             raise InputError(f"optuna_search: {name} = {value} is not accepted: expected at least 1")
@@ -65,7 +70,7 @@ def _told(study: Any, states: Any) -> int:
 
 
 def _to_optuna(optuna: Any, name: str, axis: Any) -> Any:
-    if not isinstance(axis, Distribution):
+    if not isinstance(axis, ValueDistribution):
         raise InputError(f"axis {name} = {axis!r} is not accepted: Optuna proposes values, expected a distribution")
     if axis.kind == "choice":
         return optuna.distributions.CategoricalDistribution(axis.arguments)

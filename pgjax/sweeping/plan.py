@@ -1,26 +1,23 @@
 """What a sweep will do, known and checked before anything compiles: settings, programs, keys, stages."""
 
 import dataclasses
-import json
-import warnings
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from pgjax.core.errors import InputError
-from pgjax.running.config import from_config, plain_repr, to_config, version_changes
-from pgjax.running.directory import read_json
+from pgjax.core.parts import plain_repr, subject_name
+from pgjax.running.config import entry, from_config, to_config
 from pgjax.running.population import differing, signature
+from pgjax.running.session import check_count, check_single
 from pgjax.sweeping.search import PBT, Search, SuccessiveHalving
 from pgjax.sweeping.space import (
-    PARTS,
-    Distribution,
     Mode,
     Setting,
+    ValueDistribution,
     check_axes,
     is_traced,
+    is_whole,
     leaves_named,
     settings,
     with_setting,
@@ -40,7 +37,7 @@ class Group(NamedTuple):
 class Plan:
     """Everything a sweep will do, known before anything compiles."""
 
-    axes: dict[str, list[Any] | Distribution]
+    axes: dict[str, list[Any] | ValueDistribution]
     settings: list[Setting]
     algorithms: list[Any]
     """One per setting."""
@@ -90,13 +87,13 @@ def make_plan(
         InputError: what is not accepted, by name, value and what would be.
     """
     for name, value in {"seeds": seeds, "points": points}.items():
-        check_count(name, value)
-    for name, leaf in vars(algorithm).items():
-        if isinstance(leaf, (np.ndarray, jax.Array)) and leaf.ndim:
-            raise InputError(f"sweep: {name} = {leaf} is not accepted: expected one value; give several as an axis")
+        check_count(f"sweep: {name}", value)
+    check_single("sweep", algorithm)
     checked = check_axes(algorithm, axes)
     chosen = settings(checked, mode, num_samples, jax.random.key(seed))
     algorithms = [with_setting(algorithm, setting) for setting in chosen]
+    if len({a.score for a in algorithms}) > 1:
+        raise InputError("these algorithms are judged by different scores and cannot be ranked in one sweep")
     if isinstance(search, PBT):
         search.check(algorithm, checked)
     groups = _groups(algorithms, chosen, checked)
@@ -124,12 +121,6 @@ def make_plan(
     return plan
 
 
-def check_count(name: str, value: Any) -> None:
-    """Refuse what is not a whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"sweep: {name} = {value!r} is not accepted: expected a whole number of at least 1")
-
-
 def _groups(algorithms: list[Any], chosen: list[Setting], axes: dict[str, Any]) -> list[Group]:
     """Which leaves are stacked depends on the names of the axes, so that other values make no other program."""
     found: dict[Any, list[int]] = {}
@@ -140,47 +131,38 @@ def _groups(algorithms: list[Any], chosen: list[Setting], axes: dict[str, Any]) 
         first = algorithms[indices[0]]
         named = leaves_named(first, axes)
         stacked = tuple(a | b for a, b in zip(named, differing([algorithms[i] for i in indices]), strict=True))
-        static = {k: v for k, v in chosen[indices[0]].items() if k not in PARTS and not is_traced(first, k)}
-        names = [type(first).__name__, f"on {first.env.name}", *(f"{k}={v}" for k, v in static.items())]
+        setting = chosen[indices[0]].items()
+        static = {k: v for k, v in setting if not is_whole(first, k) and not is_traced(first, k)}
+        names = [type(first).__name__, f"on {subject_name(first)}", *(f"{k}={v}" for k, v in static.items())]
         groups.append(Group(" ".join(names), indices, stacked))
     return groups
-
-
-def check_same_sweep(directory: Path, config: dict[str, Any]) -> None:
-    """Refuse a directory that holds another sweep than `config` describes; warn of other versions."""
-    stored = read_json(directory / "sweep.json")
-    here = json.loads(json.dumps(config))
-    different = [name for name in here if name != "versions" and stored.get(name) != here[name]]
-    if different:
-        described = "; ".join(f"{name} is {stored.get(name)}, not {here[name]}" for name in different)
-        raise InputError(f"directory = {str(directory)!r} already holds another sweep ({described}): choose another")
-    changed = version_changes(stored["versions"])
-    if changed:
-        warnings.warn(f"{directory} was written with other versions, numbers may change: {changed}", stacklevel=5)
 
 
 def arguments_from_json(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The algorithm and the other arguments of the sweep that a config describes.
 
     Raises:
-        InputError: it used objects of somebody's own code.
+        InputError: it used objects of somebody's own code, or is damaged.
     """
-    search = dict(config["search"] or {})
+    base, axes, search, arguments, kept = (
+        entry(config, name, "the config of this sweep") for name in ("base", "axes", "search", "arguments", "kept")
+    )
+    search = dict(search or {})
     kinds = {"SuccessiveHalving": SuccessiveHalving, "PBT": PBT}
-    axes = {name: _axis_from_json(axis) for name, axis in config["axes"].items()}
-    arguments = {"search": kinds[search.pop("kind")](**search) if search else None}
-    return from_config(config["base"]), arguments | config["arguments"] | config["kept"] | axes
+    found = kinds[search.pop("kind")](**search) if search else None
+    values = {name: _axis_from_json(axis) for name, axis in axes.items()}
+    return from_config(base), {"search": found} | arguments | kept | values
 
 
-def _axis_to_json(axis: list[Any] | Distribution) -> Any:
-    if isinstance(axis, Distribution):
+def _axis_to_json(axis: list[Any] | ValueDistribution) -> Any:
+    if isinstance(axis, ValueDistribution):
         return {"kind": axis.kind, "arguments": _axis_to_json(list(axis.arguments))}
     return [v if isinstance(v, (int, float, str, tuple)) else {"object": plain_repr(v)} for v in axis]
 
 
-def _axis_from_json(axis: Any) -> list[Any] | Distribution:
+def _axis_from_json(axis: Any) -> list[Any] | ValueDistribution:
     if isinstance(axis, dict):
-        return Distribution(axis["kind"], tuple(_axis_from_json(axis["arguments"])))
+        return ValueDistribution(axis["kind"], tuple(_axis_from_json(axis["arguments"])))
     objects = [v["object"] for v in axis if isinstance(v, dict)]
     if objects:
         raise InputError(f"this sweep used objects that its config cannot make again: {', '.join(objects)}")

@@ -4,7 +4,7 @@ import csv
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -13,9 +13,10 @@ from pgjax.core.errors import InputError, nearest
 from pgjax.reporting.plotting import label, plot_sweep, value_label
 from pgjax.reporting.statistics import Estimate, interquartile_mean, probability_of_improvement
 from pgjax.running.checkpoint import from_host
-from pgjax.running.shell import Result, save_run
-from pgjax.sweeping.search import best_first, curve_mean
-from pgjax.sweeping.space import Distribution, Setting
+from pgjax.running.result import Result
+from pgjax.running.shell import save_run
+from pgjax.sweeping.search import best_first, curve_mean, ranked_by
+from pgjax.sweeping.space import Setting, ValueDistribution
 
 
 class Best(NamedTuple):
@@ -32,7 +33,7 @@ class Best(NamedTuple):
 class SweepResult:
     """A finished sweep. Member `i` has setting `i // len(seeds)` and seed `i % len(seeds)`."""
 
-    axes: dict[str, list[Any] | Distribution]
+    axes: dict[str, list[Any] | ValueDistribution]
     settings: list[Setting]
     seeds: list[int]
     algorithms: list[Any]
@@ -44,7 +45,7 @@ class SweepResult:
     schedules: dict[str, np.ndarray]
     """`[members, points]`: hyperparameters that a search changed, as they were in force."""
     scores: dict[str, np.ndarray]
-    """`[members]`: greedy evaluation of the final state, `return_mean`, `return_std`, `episodes`; NaN if pruned."""
+    """`[members]`: what the evaluation of the final state found, such as `return_mean`; NaN if pruned."""
     failed: np.ndarray
     """`[members]`: the iteration by whose end a number was no longer finite, or -1."""
     reached: np.ndarray
@@ -57,6 +58,11 @@ class SweepResult:
 
     def __len__(self) -> int:
         return len(self.states)
+
+    @property
+    def judged_by(self) -> tuple[str, Literal["max", "min"]]:
+        """The score that ranks members, and which end of it is better."""
+        return self.algorithms[0].score
 
     def member(self, i: int) -> Result:
         """One member with its algorithm and final state, to be evaluated, saved or continued alone."""
@@ -88,19 +94,24 @@ class SweepResult:
 
     @property
     def table(self) -> dict[str, np.ndarray]:
-        """One column per axis, then `seed`, `steps`, `failed`, `score` (evaluated) and `return_mean` (of training).
+        """One column per axis, then `seed`, `steps`, `failed`, `score` (evaluated) and, by its own name, what that
+        score was in training, such as `return_mean`.
 
         The last two are NaN for a member that failed or was pruned.
         """
+        name = self.judged_by[0]
         which = [i // len(self.seeds) for i in range(len(self))]
         columns = {name: [self.settings[i][name] for i in which] for name in self.axes}
-        return {name: _column(values) for name, values in columns.items()} | {
-            "seed": np.tile(self.seeds, len(self.settings)),
-            "steps": self.steps[np.arange(len(self)), self.reached - 1],
-            "failed": self.failed >= 0,
-            "score": self._values("score", 1),
-            "return_mean": self._values("return_mean", 5),
-        }
+        return (
+            {name: _column(values) for name, values in columns.items()}
+            | {
+                "seed": np.tile(self.seeds, len(self.settings)),
+                "steps": self.steps[np.arange(len(self)), self.reached - 1],
+                "failed": self.failed >= 0,
+                "score": self._values("score", 1),
+            }
+            | ({name: self._values(name, 5)} if name in self.curves else {})
+        )
 
     def to_pandas(self) -> Any:
         """The table as a pandas DataFrame; needs the extra `pandas`."""
@@ -118,19 +129,23 @@ class SweepResult:
             writer.writerows(zip(*(column.tolist() for column in self.table.values()), strict=True))
 
     def setting_scores(self, metric: str = "score", last: int = 5) -> np.ndarray:
-        """`[settings, seeds]`: `"score"`, the evaluated return, or the mean of the last points of a curve."""
+        """`[settings, seeds]`: `"score"`, as evaluated, or the mean of the last points of a curve."""
         return self._values(metric, last).reshape(len(self.settings), len(self.seeds))
 
     def ranking(self, metric: str = "score", last: int = 5) -> list[Best]:
-        """All settings, best first, by their mean over seeds. One with a failed or pruned seed comes last."""
+        """All settings, best first, by their mean over seeds. One with a failed or pruned seed comes last.
+
+        What the algorithms are judged by is ranked in its own direction, any other curve from the highest to the
+        lowest.
+        """
         means = self.setting_scores(metric, last).mean(axis=1)
         seeds = len(self.seeds)
-        return [
-            Best(self.settings[i], float(means[i]), list(range(i * seeds, (i + 1) * seeds))) for i in best_first(means)
-        ]
+        _, sign = ranked_by(metric, self.algorithms[0])
+        order = best_first(sign * means)
+        return [Best(self.settings[i], float(means[i]), list(range(i * seeds, (i + 1) * seeds))) for i in order]
 
     def best(self, metric: str = "score", last: int = 5) -> Best:
-        """The setting with the highest mean over seeds."""
+        """The setting with the best mean over seeds."""
         return self.ranking(metric, last)[0]
 
     def select(self, **values: Any) -> list[int]:
@@ -173,16 +188,19 @@ class SweepResult:
             raise InputError(f"{label(better)} and {label(worse)} share no setting of the other axes to be compared at")
         return probability_of_improvement([a[s] for s in shared], [b[s] for s in shared])
 
-    def plot(self, out: str | Path, metric: str = "return_mean") -> list[Path]:
-        """Curves with bands, the effect of each axis, and parallel coordinates, as `out`.png and `out`.svg."""
-        return plot_sweep(self, metric, Path(out))
+    def plot(self, out: str | Path, metric: str | None = None) -> list[Path]:
+        """Curves with bands, the effect of each axis, and parallel coordinates, as `out`.png and `out`.svg.
+
+        `metric` is the curve that is drawn, by default what the score is in training.
+        """
+        return plot_sweep(self, metric or self.judged_by[0], Path(out))
 
     def _values(self, metric: str, last: int) -> np.ndarray:
         """`[members]`; NaN where a member failed or was pruned before the end."""
         if last < 1:
             raise InputError(f"last = {last} is not accepted: expected at least 1")
         if metric == "score":
-            values = self.scores["return_mean"]
+            values = self.scores[self.judged_by[0]]
         elif metric in self.curves:
             values = curve_mean(self.curves[metric], last)
         else:

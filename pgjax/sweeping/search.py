@@ -13,7 +13,7 @@ from pgjax.core.algorithm import Key
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import Scalar, check_fields, field
 from pgjax.running.population import Population
-from pgjax.sweeping.space import Distribution, axis_key, choice, is_traced
+from pgjax.sweeping.space import ValueDistribution, axis_key, choice, is_traced
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,9 @@ class SuccessiveHalving:
 
     eta: int = field("one in how many settings survives a rung", default=3, accepts="[2, inf)")
     rungs: int = field("how often settings are pruned", default=2, accepts="[1, inf)")
-    metric: str = field("a curve; the higher the better", default="return_mean")
+    metric: str = field(
+        "what ranks: score, the algorithm's own, or another curve, the higher the better", default="score"
+    )
     last: int = field("points of the curve to average before a rung", default=3, accepts="[1, inf)")
 
     def __post_init__(self) -> None:
@@ -67,12 +69,14 @@ class PBT:
     fraction: Scalar = field("of a population that is replaced", default=0.25, accepts="(0, 0.5]")
     factor: Scalar = field("step by which a hyperparameter is changed", default=1.25, accepts="(1, inf)")
     resample: Scalar = field("probability that a hyperparameter is drawn anew", default=0.25, accepts="[0, 1]")
-    metric: str = field("a curve; the higher the better", default="return_mean")
+    metric: str = field(
+        "what ranks: score, the algorithm's own, or another curve, the higher the better", default="score"
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def check(self, algorithm: Any, axes: dict[str, list[Any] | Distribution]) -> None:
+    def check(self, algorithm: Any, axes: dict[str, list[Any] | ValueDistribution]) -> None:
         """Refuse axes that cannot change while a member trains."""
         for name in axes:
             if "." in name or not hasattr(algorithm, name) or not is_traced(algorithm, name):
@@ -80,7 +84,7 @@ class PBT:
 
     def exploit_and_explore(
         self,
-        axes: dict[str, list[Any] | Distribution],
+        axes: dict[str, list[Any] | ValueDistribution],
         key: Key,
         scores: Float[np.ndarray, "settings seeds"],
         population: Population,
@@ -90,7 +94,9 @@ class PBT:
 
         `scores` may be NaN (none) and -inf (failed).
         """
-        drawn = tuple((name, axis if isinstance(axis, Distribution) else choice(axis)) for name, axis in axes.items())
+        drawn = tuple(
+            (name, axis if isinstance(axis, ValueDistribution) else choice(axis)) for name, axis in axes.items()
+        )
         return _exploit_and_explore(self, drawn, key, jnp.asarray(scores), population, state)
 
 
@@ -99,7 +105,12 @@ Search: TypeAlias = SuccessiveHalving | PBT
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _exploit_and_explore(
-    pbt: PBT, axes: tuple[tuple[str, Distribution], ...], key: Key, scores: Array, population: Population, state: Any
+    pbt: PBT,
+    axes: tuple[tuple[str, ValueDistribution], ...],
+    key: Key,
+    scores: Array,
+    population: Population,
+    state: Any,
 ) -> tuple[Population, Any, Array]:
     source_key, axes_key = jax.random.split(key)
     settings, seeds = scores.shape
@@ -132,7 +143,7 @@ def _source(pbt: PBT, key: Key, scores: Float[Array, "settings seeds"]) -> Int[A
     return jnp.where(worst & higher, drawn, jnp.arange(settings)[:, None])
 
 
-def _explored(pbt: PBT, axis: Distribution, key: Key, value: Float[Array, "members"]) -> Float[Array, "members"]:
+def _explored(pbt: PBT, axis: ValueDistribution, key: Key, value: Float[Array, "members"]) -> Float[Array, "members"]:
     kind_key, anew_key, up_key = jax.random.split(key, 3)
     up = jax.random.bernoulli(up_key, shape=value.shape)
     anew = axis.draw(anew_key, value.size)
@@ -150,6 +161,15 @@ def _explored(pbt: PBT, axis: Distribution, key: Key, value: Float[Array, "membe
         moved = jnp.where(up, moved + step, moved - step)
         moved = jnp.clip(jnp.exp(moved) if logarithmic else moved, low, high)
     return jnp.where(jax.random.bernoulli(kind_key, pbt.resample, value.shape), anew, moved).astype(jnp.float32)
+
+
+def ranked_by(metric: str, algorithm: Any) -> tuple[str, float]:
+    """The curve that `metric` means, and the sign that makes higher values of it better.
+
+    `"score"` is the algorithm's own, in the direction that is its own; of any other curve higher is better.
+    """
+    name, direction = algorithm.score
+    return (name, 1.0 if direction == "max" else -1.0) if metric in ("score", name) else (metric, 1.0)
 
 
 def best_first(scores: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:

@@ -7,33 +7,30 @@ after another, each kept like a run.
 
 import contextlib
 import dataclasses
+import functools
 import time
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
 from pgjax.core.algorithm import SWEEP_STREAM
-from pgjax.core.devices import local_devices, member_mesh
-from pgjax.core.errors import InputError, Interrupted, nearest
-from pgjax.learning.rollout import absent_without_episodes
+from pgjax.core.devices import local_devices
+from pgjax.core.errors import InputError, nearest
+from pgjax.core.metrics import is_absent, number
 from pgjax.reporting.plotting import label
 from pgjax.running.checkpoint import Checkpoints, from_host, to_host
-from pgjax.running.compile import Program, compile_batch, fit, memory_limit
-from pgjax.running.config import versions
-from pgjax.running.directory import holds_run, holds_sweep, locked, read_json, write_json
+from pgjax.running.compile import Programs, compile_batch, fit, memory_limit
+from pgjax.running.directory import read_json, write_json
 from pgjax.running.loop import budget_note
-from pgjax.running.population import SCORES, Population, member_of, stack
-from pgjax.running.shell import kept_status, stop_signals
+from pgjax.running.population import Population, member_of, stack
+from pgjax.running.session import Clock, check_count, check_same, drive, held, stop_signals
 from pgjax.running.sinks import SweepDisplay, say
-from pgjax.sweeping.plan import Group, Plan, arguments_from_json, check_count, check_same_sweep, make_plan
+from pgjax.sweeping.plan import Group, Plan, arguments_from_json, make_plan
 from pgjax.sweeping.result import SweepResult
-from pgjax.sweeping.search import PBT, Search, SuccessiveHalving, curve_mean
+from pgjax.sweeping.search import PBT, Search, SuccessiveHalving, curve_mean, ranked_by
 from pgjax.sweeping.space import Mode
 
 
@@ -42,7 +39,7 @@ class Kept(NamedTuple):
 
     episodes: int
     batch_size: int | None
-    checkpoint_every: int
+    checkpoint_every: int | None
 
 
 class Batch(NamedTuple):
@@ -75,7 +72,7 @@ def sweep(
     episodes: int = 128,
     batch_size: int | None = None,
     devices: int | None = None,
-    checkpoint_every: int = 10,
+    checkpoint_every: int | None = None,
     progress: bool = True,
     **axes: Any,
 ) -> SweepResult:
@@ -95,10 +92,11 @@ def sweep(
         directory: where the sweep is kept. One that holds the same sweep continues it, to the same bits.
         points: how many points each curve has at most, each the mean over its part of the run: what a sweep keeps does
             not grow with its length.
-        episodes: episodes of each member's evaluation at the end.
-        batch_size: how many members train together at most; by default as many as fit into memory.
-        devices: over how many local devices members are spread; by default all.
-        checkpoint_every: points between checkpoints.
+        episodes: episodes of each member's evaluation at the end. batch_size: how many members train together at most;
+        by default as many as fit into memory. devices: over how many local devices members are spread; by default all.
+        checkpoint_every: points between checkpoints; by default about every minute, and so rarely that they take at
+        most
+            2 % of the time.
 
     Raises:
         InputError: an axis that is not known or not accepted, a size that is not positive, members that do not fit into
@@ -110,7 +108,7 @@ def sweep(
     kept = Kept(episodes, batch_size, checkpoint_every)
     for name, value in kept._asdict().items():
         if value is not None:
-            check_count(name, value)
+            check_count(f"sweep: {name}", value)
     local_devices(devices)
     if progress:
         say(plan.describe())
@@ -118,11 +116,17 @@ def sweep(
             say(note)
     if directory is None:
         return _Sweep(plan, kept, devices, None, progress).train()
-    config = plan.config | {"kept": kept._asdict(), "versions": versions()}
-    with _held(Path(directory), config):
+    config = plan.config | {"kept": kept._asdict()}
+    with held(Path(directory), "sweep.json", config, functools.partial(_adopt, Path(directory), config)):
         result = _Sweep(plan, kept, devices, Path(directory), progress).train()
         result.to_csv(Path(directory) / "members.csv")
         return result
+
+
+def _adopt(directory: Path, config: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+    """The config of the sweep that is continued."""
+    check_same("sweep", directory, stored, config, config)
+    return stored
 
 
 def resume_sweep(directory: str | Path, devices: int | None = None, progress: bool = True) -> SweepResult:
@@ -136,25 +140,12 @@ def resume_sweep(directory: str | Path, devices: int | None = None, progress: bo
     return sweep(algorithm, directory=directory, devices=devices, progress=progress, **arguments)
 
 
-@contextlib.contextmanager
-def _held(directory: Path, config: dict[str, Any]) -> Iterator[None]:
-    """Hold the directory and see that it is this sweep's."""
-    with locked(directory) as stale:
-        if stale:
-            warnings.warn(f"process {stale} died while it worked on {directory}: taking over", stacklevel=3)
-        if holds_run(directory):
-            raise InputError(f"directory = {str(directory)!r} holds a run: choose another")
-        if holds_sweep(directory):
-            check_same_sweep(directory, config)
-        with kept_status(directory, "sweep.json", config):
-            yield
-
-
 class _Sweep:
     """A sweep while it runs: what is known of all members, filled in batch by batch."""
 
     def __init__(self, plan: Plan, kept: Kept, devices: int | None, directory: Path | None, progress: bool) -> None:
         self.plan, self.kept, self.devices = plan, kept, devices
+        self.score = plan.algorithms[0].score
         self.directory, self.progress = directory, progress
         self.say = say if progress else lambda message: None
         count = len(plan.settings) * len(plan.seeds)
@@ -172,7 +163,7 @@ class _Sweep:
         plan = self.plan
         with contextlib.ExitStack() as opened:
             self.stopped = opened.enter_context(stop_signals()) if self.directory else []
-            self.display = opened.enter_context(contextlib.closing(SweepDisplay(self.progress)))
+            self.display = opened.enter_context(contextlib.closing(SweepDisplay(self.progress, self.score[0])))
             alive, start = list(range(len(plan.settings))), 0
             for stage, end in enumerate(plan.ends):
                 if isinstance(plan.search, SuccessiveHalving) and stage:
@@ -186,9 +177,10 @@ class _Sweep:
         return self._result()
 
     def _setting_scores(self, search: SuccessiveHalving) -> np.ndarray:
-        """`[settings]`: the mean over seeds so far; NaN where a seed failed."""
+        """`[settings]`: the mean over seeds so far, higher being better; NaN where a seed failed."""
         reached = max(self.reached)
-        scores = curve_mean(self.curves[search.metric][:, :reached], search.last)
+        metric, sign = ranked_by(search.metric, self.plan.algorithms[0])
+        scores = sign * curve_mean(self.curves[metric][:, :reached], search.last)
         return np.where(self.failed < 0, scores, np.nan).reshape(-1, len(self.plan.seeds)).mean(axis=1)
 
     def _train_group(self, group: Group, settings: list[int], where: str, start: int, end: int) -> None:
@@ -200,95 +192,92 @@ class _Sweep:
         began = time.perf_counter()
         if where in sizes:
             size = sizes[where]
-            mesh = member_mesh(self.devices, size)
-            program = compile_batch(example, group.stacked, size, mesh, self.kept.episodes)
+            programs = compile_batch(example, group.stacked, size, self.devices, self.kept.episodes)
         else:
-            mesh = member_mesh(self.devices, len(members))
-            program, size = fit(example, group.stacked, len(members), mesh, self.kept.episodes, self.kept.batch_size)
+            how = self.devices, self.kept.episodes, self.kept.batch_size
+            programs, size = fit(example, group.stacked, len(members), *how)
             sizes[where] = size
+        metrics, _ = programs.reported
         if isinstance(plan.search, PBT) and size < len(members):
             raise InputError(f"PBT needs all {len(members)} members in one program, and only {size} fit")
-        if plan.search and plan.search.metric not in program.metrics:
-            raise InputError(
-                f"metric = {plan.search.metric!r} is not known: {nearest(plan.search.metric, program.metrics)}"
-            )
+        if plan.search and (metric := ranked_by(plan.search.metric, example)[0]) not in metrics:
+            raise InputError(f"metric = {metric!r} is not known: {nearest(metric, metrics)}")
         seconds = time.perf_counter() - began
         self.seconds_compile += seconds
         batches = [members[i : i + size] for i in range(0, len(members), size)]
         self.say(
             f"{group.label}: {len(members)} members, batches x members: {len(batches)} x {size}, "
-            f"devices: {program.mesh.size}, memory: {program.bytes_needed / 1e6:,.1f} MB of "
-            f"{memory_limit(mesh) / 1e6:,.0f} MB, compiled in {seconds:.1f} s"
+            f"devices: {programs.layout.mesh.size}, memory: {programs.bytes_needed / 1e6:,.1f} MB of "
+            f"{memory_limit(programs.layout.mesh) / 1e6:,.0f} MB, compiled in {seconds:.1f} s"
         )
         for b, batch in enumerate(batches):
             path = self.directory and self.directory / where / f"batch-{b}"
-            self._train_batch(program, group, batch, size, path, start, end)
+            self._train_batch(programs, group, batch, size, path, start, end)
 
     def _train_batch(
-        self, program: Program, group: Group, members: list[int], size: int, path: Path | None, start: int, end: int
+        self, programs: Programs, group: Group, members: list[int], size: int, path: Path | None, start: int, end: int
     ) -> None:
         plan = self.plan
         padded = members + [members[-1]] * (size - len(members))
-        population = stack([self.algorithms[i] for i in padded], group.stacked)
-        population = program.place(population, population.specs())
+        population = programs.layout.place_algorithm(stack([self.algorithms[i] for i in padded], group.stacked))
         seeds = len(plan.seeds)
-        state = program.init(
-            population, program.place(jnp.stack([plan.key(i // seeds, plan.seeds[i % seeds]) for i in padded]))
-        )
+        keys = jnp.stack([plan.key(i // seeds, plan.seeds[i % seeds]) for i in padded])
+        state = programs.init(population, programs.layout.place(keys))
         if start:
-            state = program.place(from_host([self.states[i] for i in padded], state))
-        batch = _empty(population, state, program.metrics, plan)
-        point = start
+            state = programs.layout.place(from_host([self.states[i] for i in padded], state))
+        batch, point = _empty(population, state, programs, plan), start
         with contextlib.ExitStack() as opened:
+            checkpoints, clock = None, Clock(self.kept.checkpoint_every)
             if path:
-                checkpoints = opened.enter_context(contextlib.closing(Checkpoints(path, keep=1, keep_best=False)))
+                checkpoints = opened.enter_context(contextlib.closing(Checkpoints(path, score=None, keep=1)))
                 restored = checkpoints.restore_newest(lambda: batch)
                 if restored:
-                    point, batch = restored[0], _placed(restored[1], program, population)
-            while point < end:
-                batch = self._advance(program, population, batch, point)
-                point += 1
-                self._show(batch, members, point)
-                if point == plan.points:
-                    population = dataclasses.replace(population, member=batch.member)
-                    batch = batch._replace(scores=_float32(program.scores(population, batch.state)))
-                stopping = bool(self.stopped)
-                if path and (stopping or point == end or point % self.kept.checkpoint_every == 0):
-                    checkpoints.save(point, batch, float("nan"))
-                    if stopping or point == end:
-                        checkpoints.wait()
-                if stopping:
-                    raise Interrupted(
-                        f"stopped by {self.stopped[0].name} at point {point} of {plan.points} of {path} and saved; "
-                        f"continue with: pgjax resume {self.directory}",
-                        self.stopped[0].value,
-                    )
+                    point, batch = restored[0], _placed(restored[1], programs, population)
+
+            def advance(point: int) -> int:
+                nonlocal batch
+                batch = self._advance(programs, population, batch, point)
+                self._show(batch, members, point + 1)
+                if point + 1 == plan.points:
+                    changed = dataclasses.replace(population, member=batch.member)
+                    batch = batch._replace(scores=_float32(programs.evaluate(changed, batch.state)))
+                return point + 1
+
+            def keep(point: int, stopping: bool) -> None:
+                if checkpoints and (stopping or point == end or clock.is_due(point)):
+                    with clock.measured():
+                        checkpoints.save(point, batch, float("nan"))
+                        if stopping or point == end:
+                            checkpoints.wait()
+
+            saved = f"of {path} and saved; continue with: pgjax resume {self.directory}"
+            drive(point, end, advance, keep, self.stopped, lambda point: f"at point {point} of {plan.points} {saved}")
         self._store(batch, population, members, start, end)
 
-    def _advance(self, program: Program, population: Population, batch: Batch, point: int) -> Batch:
+    def _advance(self, programs: Programs, population: Population, batch: Batch, point: int) -> Batch:
         """One more point of every curve, and what the search does after it."""
         plan, search = self.plan, self.plan.search
         population = dataclasses.replace(population, member=batch.member)
         member, state = batch.member, batch.state
         iteration = plan.iteration(member, point + 1)
-        count = program.place(jnp.int32(iteration - plan.iteration(member, point)), PartitionSpec())
-        state, means, finite = program.train(population, state, count)
-        means, finite = jax.device_get((means, finite))
-        for name, curve in batch.curves.items():
-            curve[point] = means[name]
-            if not absent_without_episodes(name):
-                finite = finite & np.isfinite(means[name])
+        count = np.int32(iteration - plan.iteration(member, point))
+        state, report = programs.advance(population, state, count)
+        metrics, finite = jax.device_get(report)
+        for name, metric in metrics.items():
+            batch.curves[name][point] = number(metric)
+            finite = finite & (is_absent(metric) | np.isfinite(batch.curves[name][point]))
         failed = np.where((batch.failed < 0) & ~finite, np.int32(iteration), batch.failed)
         for name, schedule in batch.schedules.items():
             schedule[point] = getattr(member, name)
         if isinstance(search, PBT) and (point + 1) % search.every == 0 and point + 1 < plan.points:
-            scores = curve_mean(batch.curves[search.metric][: point + 1].T, search.every)
+            metric, sign = ranked_by(search.metric, member)
+            scores = sign * curve_mean(batch.curves[metric][: point + 1].T, search.every)
             scores = np.where(failed < 0, scores, -np.inf)[: len(plan.settings) * len(plan.seeds)]
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(plan.seeds[0]), SWEEP_STREAM), point)
             population, state, source = search.exploit_and_explore(
                 plan.axes, key, scores.reshape(len(plan.settings), -1), population, state
             )
-            population, state = program.place(population, population.specs()), program.place(state)
+            population, state = programs.layout.place_algorithm(population), programs.layout.place(state)
             member, failed = population.member, failed[np.asarray(source)]
         return batch._replace(member=member, state=state, failed=failed)
 
@@ -316,13 +305,16 @@ class _Sweep:
 
         def ranking() -> list[tuple[str, float]]:
             seeds = len(self.plan.seeds)
-            latest = curve_mean(batch.curves["return_mean"][:point, : len(members)].T, 3)
+            sign = 1.0 if self.score[1] == "max" else -1.0
+            latest = curve_mean(batch.curves[self.score[0]][:point, : len(members)].T, 3)
             found: dict[int, list[float]] = {}
             for i, value in zip(members, latest, strict=True):
                 found.setdefault(i // seeds, []).append(value)
             means = [(label(self.plan.settings[i]), float(np.mean(values))) for i, values in found.items()]
-            return sorted(means, key=lambda x: -np.inf if np.isnan(x[1]) else x[1], reverse=True)
+            return sorted(means, key=lambda x: -np.inf if np.isnan(x[1]) else sign * x[1], reverse=True)
 
+        if self.score[0] not in batch.curves:
+            return
         self.display.show(f"point {point} of {self.plan.points}, {len(members)} members", ranking)
 
     def _result(self) -> SweepResult:
@@ -360,17 +352,17 @@ class _Sizes(dict[str, int]):
             write_json(self.path, self)
 
 
-def _empty(population: Population, state: Any, metrics: tuple[str, ...], plan: Plan) -> Batch:
+def _empty(population: Population, state: Any, programs: Programs, plan: Plan) -> Batch:
     size = population.size
     nothing = np.full((plan.points, size), np.nan, np.float32)
     changing = plan.axes if isinstance(plan.search, PBT) else ()
     return Batch(
         member=population.member,
         state=state,
-        curves={name: nothing.copy() for name in metrics},
+        curves={name: nothing.copy() for name in programs.reported[0]},
         schedules={name: nothing.copy() for name in changing},
         failed=np.full(size, -1, np.int32),
-        scores={name: np.full(size, np.nan, np.float32) for name in SCORES},
+        scores={name: np.full(size, np.nan, np.float32) for name in programs.scores},
     )
 
 
@@ -378,8 +370,8 @@ def _float32(scores: Any) -> dict[str, np.ndarray]:
     return {name: np.asarray(x, np.float32) for name, x in scores.items()}
 
 
-def _placed(batch: Batch, program: Program, population: Population) -> Batch:
+def _placed(batch: Batch, programs: Programs, population: Population) -> Batch:
     """A restored batch where it belongs: members on their devices, records as NumPy."""
     records = jax.tree.map(np.array, (batch.curves, batch.schedules, batch.failed, batch.scores))
     changed = dataclasses.replace(population, member=batch.member)
-    return Batch(program.place(changed, population.specs()).member, program.place(batch.state), *records)
+    return Batch(programs.layout.place_algorithm(changed).member, programs.layout.place(batch.state), *records)

@@ -1,8 +1,8 @@
 """What a sweep varies: axes over hyperparameters, and the settings they give.
 
-An axis is a list of values or a distribution. Its name is a field of the algorithm, a field of its network, a parameter
-of its environment, or one of the whole parts `algorithm`, `env` and `network`. Where two of them share a name,
-`network.NAME` and `env.NAME` tell them apart.
+An axis is a list of values or a distribution. Its name is a field of the algorithm, an option of one of its parts (a
+field of its network, a parameter of its environment), a part as a whole, or `algorithm`. Where two of them share a
+name, `PART.NAME` and `algorithm.NAME` tell them apart.
 """
 
 import dataclasses
@@ -19,16 +19,14 @@ from pgjax.algorithms import algorithm_class
 from pgjax.core.algorithm import SWEEP_STREAM, Key
 from pgjax.core.errors import InputError, nearest
 from pgjax.core.hyperparameters import Scalar, field_types
-from pgjax.environments.gymnax import GymnaxEnvironment, make, option_names, with_options
-from pgjax.networks.registry import NETWORKS, make_network
+from pgjax.core.parts import kinds_of
 
 Mode: TypeAlias = Literal["grid", "random", "zip"]
 Setting: TypeAlias = dict[str, Any]
 """Axis -> value."""
-PARTS = ("algorithm", "env", "network")
 
 
-class Distribution(NamedTuple):
+class ValueDistribution(NamedTuple):
     """Where the values of an axis are drawn from; made by `uniform`, `log_uniform`, `integers` and `choice`."""
 
     kind: Literal["uniform", "log_uniform", "integers", "choice"]
@@ -58,35 +56,35 @@ class Distribution(NamedTuple):
         return f"{self.kind}:{','.join(map(str, self.arguments))}"
 
 
-def uniform(low: float, high: float) -> Distribution:
+def uniform(low: float, high: float) -> ValueDistribution:
     """Uniform between `low` and `high`."""
     return _range("uniform", low, high, low < high)
 
 
-def log_uniform(low: float, high: float) -> Distribution:
+def log_uniform(low: float, high: float) -> ValueDistribution:
     """Uniform in the logarithm, between two positive bounds."""
     return _range("log_uniform", low, high, 0 < low < high)
 
 
-def integers(low: int, high: int) -> Distribution:
+def integers(low: int, high: int) -> ValueDistribution:
     """Whole numbers from `low` to `high`, both included."""
     return _range("integers", low, high, isinstance(low, int) and isinstance(high, int) and low < high)
 
 
-def choice(values: Any) -> Distribution:
+def choice(values: Any) -> ValueDistribution:
     """Any of `values`, equally likely."""
     values = _values("choice", values)
-    return Distribution("choice", tuple(values))
+    return ValueDistribution("choice", tuple(values))
 
 
-def _range(kind: Any, low: Any, high: Any, accepted: bool) -> Distribution:
+def _range(kind: Any, low: Any, high: Any, accepted: bool) -> ValueDistribution:
     if not accepted or not np.all(np.isfinite([low, high])):
         wanted = {"uniform": "low < high", "log_uniform": "0 < low < high", "integers": "whole numbers, low < high"}
         raise InputError(f"{kind}({low!r}, {high!r}) is not accepted: expected {wanted[kind]}")
-    return Distribution(kind, (low, high))
+    return ValueDistribution(kind, (low, high))
 
 
-def check_axes(algorithm: Any, axes: Mapping[str, Any]) -> dict[str, list[Any] | Distribution]:
+def check_axes(algorithm: Any, axes: Mapping[str, Any]) -> dict[str, list[Any] | ValueDistribution]:
     """The axes with their values as lists.
 
     Raises:
@@ -94,12 +92,13 @@ def check_axes(algorithm: Any, axes: Mapping[str, Any]) -> dict[str, list[Any] |
             distinct value of would need a program of its own.
     """
     checked = {
-        name: axis if isinstance(axis, Distribution) else _values(f"axis {name}", axis) for name, axis in axes.items()
+        name: axis if isinstance(axis, ValueDistribution) else _values(f"axis {name}", axis)
+        for name, axis in axes.items()
     }
-    firsts = {name: x.arguments[0] if isinstance(x, Distribution) else x[0] for name, x in checked.items()}
+    firsts = {name: x.arguments[0] if isinstance(x, ValueDistribution) else x[0] for name, x in checked.items()}
     example = _with_parts(algorithm, firsts)
     for name, axis in checked.items():
-        continuous = isinstance(axis, Distribution) and axis.kind in ("uniform", "log_uniform")
+        continuous = isinstance(axis, ValueDistribution) and axis.kind in ("uniform", "log_uniform")
         if not is_traced(example, name) and continuous:
             raise InputError(
                 f"axis {name} = {axis} is not accepted: {name} selects the program, one for each distinct value; "
@@ -124,16 +123,21 @@ def _values(label: str, axis: Any) -> list[Any]:
 
 def is_traced(algorithm: Any, name: str) -> bool:
     """Whether new values of an axis are new numbers for the same program."""
-    if name in PARTS:
+    if is_whole(algorithm, name):
         return False
     owner, field = _owner(algorithm, name)
-    if owner == "env":
-        return field in _leaf_names(algorithm.env)
-    return field_types(type(algorithm if owner == "algorithm" else algorithm.network))[field] == Scalar
+    if owner:
+        return kinds_of(algorithm)[owner].options(getattr(algorithm, owner))[field]
+    return field_types(type(algorithm))[field] == Scalar
+
+
+def is_whole(algorithm: Any, name: str) -> bool:
+    """Whether an axis sets the algorithm or one of its parts as a whole."""
+    return name == "algorithm" or name in kinds_of(algorithm)
 
 
 def settings(
-    axes: Mapping[str, list[Any] | Distribution], mode: Mode, num_samples: int | None, key: Key
+    axes: Mapping[str, list[Any] | ValueDistribution], mode: Mode, num_samples: int | None, key: Key
 ) -> list[Setting]:
     """The settings of a sweep.
 
@@ -148,7 +152,7 @@ def settings(
     if mode not in ("grid", "random", "zip"):
         raise InputError(f"mode = {mode!r} is not accepted: expected 'grid', 'random' or 'zip'")
     lists = {name: axis for name, axis in axes.items() if isinstance(axis, list)}
-    drawn = {name: axis for name, axis in axes.items() if isinstance(axis, Distribution)}
+    drawn = {name: axis for name, axis in axes.items() if isinstance(axis, ValueDistribution)}
     needed = mode == "random" or (bool(drawn) and not (mode == "zip" and lists))
     if needed and (num_samples is None or num_samples < 1):
         raise InputError(f"num_samples = {num_samples} is not accepted: expected at least 1, as values are drawn")
@@ -179,22 +183,19 @@ def with_setting(algorithm: Any, setting: Setting) -> Any:
     """`algorithm` with the values of a setting.
 
     `algorithm` may be set to a name or an algorithm: a name takes over the fields that both have, an algorithm is taken
-    as it is. `env` is set to an id or an environment, `network` to a name or a network.
+    as it is. A part is set to a name or a part.
 
     Raises:
         InputError: an unknown name or a value that is not accepted.
     """
     algorithm = _with_parts(algorithm, setting)
-    changes: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+    changes: dict[str, dict[str, Any]] = {}
     for name, value in setting.items():
-        if name not in PARTS:
+        if not is_whole(algorithm, name):
             owner, field = _owner(algorithm, name)
-            changes[owner][field] = value
-    own = changes["algorithm"]
-    if changes["env"]:
-        own["env"] = _with_env_options(algorithm.env, changes["env"])
-    if changes["network"]:
-        own["network"] = dataclasses.replace(algorithm.network, **changes["network"])
+            changes.setdefault(owner, {})[field] = value
+    own, kinds = changes.pop("", {}), kinds_of(algorithm)
+    own |= {part: kinds[part].with_options(getattr(algorithm, part), **options) for part, options in changes.items()}
     return dataclasses.replace(algorithm, **own) if own else algorithm
 
 
@@ -204,40 +205,27 @@ def _with_parts(algorithm: Any, setting: Setting) -> Any:
         cls = algorithm_class(chosen)
         shared = [f.name for f in dataclasses.fields(cls) if hasattr(algorithm, f.name)]
         chosen = cls(**{name: getattr(algorithm, name) for name in shared})
-    parts = {part: setting[part] for part in ("env", "network") if part in setting}
-    if isinstance(parts.get("env"), str):
-        parts["env"] = make(parts["env"])
-    if isinstance(parts.get("network"), str):
-        if parts["network"] not in NETWORKS:
-            raise InputError(f"network = {parts['network']!r} is not known: {nearest(parts['network'], NETWORKS)}")
-        parts["network"] = make_network(parts["network"])
+    kinds = kinds_of(chosen)
+    parts = {part: setting[part] for part in kinds if part in setting}
+    parts = {part: kinds[part].make(value) if isinstance(value, str) else value for part, value in parts.items()}
     return dataclasses.replace(chosen, **parts) if parts else chosen
 
 
 def _owner(algorithm: Any, name: str) -> tuple[str, str]:
-    """("algorithm", "network" or "env", field) that an axis sets."""
-    fields = {
-        "algorithm": [f.name for f in dataclasses.fields(algorithm) if f.name not in PARTS],
-        "network": [f.name for f in dataclasses.fields(algorithm.network)]
-        if dataclasses.is_dataclass(algorithm.network)
-        else [],
-        "env": _env_names(algorithm.env),
-    }
-    prefix, _, rest = name.rpartition(".")
-    found = [part for part in fields if rest in fields[part] and prefix in ("", part)]
+    """(part, option) that an axis sets; ("", field) where it is one of the algorithm's own."""
+    kinds = kinds_of(algorithm)
+    fields = {"": [f.name for f in dataclasses.fields(algorithm) if f.name not in kinds]}
+    fields |= {part: list(kind.options(getattr(algorithm, part))) for part, kind in kinds.items()}
+    prefix, dot, rest = name.rpartition(".")
+    owner = "" if prefix == "algorithm" else prefix
+    found = [part for part in fields if rest in fields[part] and (not dot or part == owner)]
     if len(found) == 1:
         return found[0], rest
     if found:
-        spelled = " or ".join(f"{part}.{rest}" for part in found)
+        spelled = " or ".join(f"{part or 'algorithm'}.{rest}" for part in found)
         raise InputError(f"axis {name} is ambiguous: expected {spelled}")
-    known = {*PARTS, *(each for names in fields.values() for each in names)}
+    known = {"algorithm", *kinds, *(each for names in fields.values() for each in names)}
     raise InputError(f"axis {name} is not known to {type(algorithm).__name__}: {nearest(name, known)}")
-
-
-def _env_names(env: Any) -> list[str]:
-    if isinstance(env, GymnaxEnvironment):
-        return option_names(env)
-    return [f.name for f in dataclasses.fields(env)] if dataclasses.is_dataclass(env) else []
 
 
 def leaves_named(algorithm: Any, axes: Iterable[str]) -> tuple[bool, ...]:
@@ -250,7 +238,3 @@ def _leaf_names(tree: Any) -> list[str]:
     """The fields that are leaves of a pytree."""
     paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
     return [jax.tree_util.keystr(path[-1:], simple=True) for path in paths]
-
-
-def _with_env_options(env: Any, options: dict[str, Any]) -> Any:
-    return with_options(env, **options) if isinstance(env, GymnaxEnvironment) else dataclasses.replace(env, **options)

@@ -1,0 +1,72 @@
+"""Policies in environments: what rollout, evaluation, prediction and rendering need of an algorithm."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from pgjax.core.algorithm import Algorithm, Key
+from pgjax.core.errors import InputError
+from pgjax.environments.base import Environment
+from pgjax.networks.network import Memory, Output
+
+
+class Actor(NamedTuple):
+    """A policy that can be run."""
+
+    initial_memory: Callable[[int], Memory]
+    """batch size -> memory at the start of an episode."""
+    act: Callable[[Memory, Array, Array], tuple[Memory, Output]]
+    """(memory, obs `[B, ...]`, reset `[B]`) -> (memory, output)."""
+
+
+class Acting(Algorithm, Protocol):
+    """An algorithm with a policy in an environment."""
+
+    @property
+    def env(self) -> Environment: ...
+
+    def actor(self, state: Any) -> Actor:
+        """The policy of `state`, for observations as the environment gives them."""
+        ...
+
+
+def greedy(
+    actor: Actor, memory: Memory, obs: Float[Array, "B *obs"], reset: Bool[Array, "B"]
+) -> tuple[Memory, Float[Array, "B *action"]]:
+    """The memory after these observations, and the mode of the policy as the environment receives it."""
+    memory, output = actor.act(memory, obs, reset)
+    return memory, output.distribution.env_action(output.distribution.mode())
+
+
+def predict(algorithm: Any, state: Any, obs: Any, deterministic: bool = True, key: Key | None = None) -> np.ndarray:
+    """The action for one observation, or one per observation of a batch, as NumPy; for networks without memory.
+
+    `deterministic` plays the mode of the policy; otherwise the action is sampled with `key`. A continuous action is
+    what the environment would receive, in its own bounds.
+
+    Raises:
+        InputError: the network remembers, `key` is missing, or `obs` has another shape.
+    """
+    if jax.tree.leaves(algorithm.actor(state).initial_memory(1)):
+        raise InputError("predict is for networks without memory: step algorithm.actor(state), which keeps its memory")
+    if not deterministic and key is None:
+        raise InputError("predict: key = None is not accepted: expected a random key to sample the action with")
+    obs = jnp.asarray(obs, jnp.float32)
+    shape = algorithm.env.observation_space.shape
+    if obs.shape not in (shape, (*obs.shape[:1], *shape)):
+        raise InputError(f"predict: obs of shape {obs.shape} is not accepted: expected {shape} or {('N', *shape)}")
+    action = np.asarray(_actions(algorithm, state, obs.reshape(-1, *shape), deterministic, key))
+    return np.asarray(action[0]) if obs.shape == shape else action
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _actions(algorithm: Any, state: Any, obs: Array, deterministic: bool, key: Any) -> Array:
+    start = jnp.ones(obs.shape[0], bool)
+    policy = algorithm.actor(state).act((), obs, start)[1].distribution
+    action = policy.mode() if deterministic else policy.sample_and_log_prob(policy.noise(key))[0]
+    return jax.vmap(algorithm.env.received)(policy.env_action(action))

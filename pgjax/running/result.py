@@ -1,0 +1,46 @@
+"""A finished run in the hands of its user."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from pgjax.core.algorithm import Key
+from pgjax.core.errors import InputError
+
+
+class Result(NamedTuple):
+    """A finished run."""
+
+    algorithm: Any
+    """As it was given, or rebuilt from the config."""
+    state: Any
+    """With a leading axis of members for several seeds."""
+    metrics: dict[str, np.ndarray]
+    """`[num_iterations]` each, `[num_iterations, members]` for several seeds; NaN where there was nothing to report."""
+    steps: int
+    """Of the whole run, in the algorithm's unit."""
+    steps_now: int
+    """Of them, those trained in this process."""
+    seconds_compile: float
+    seconds_run: float
+
+    def predict(self, obs: Any, deterministic: bool = True, key: Key | None = None) -> np.ndarray:
+        """The action for one observation, or one per observation of a batch, as NumPy; for networks without memory.
+
+        `deterministic` plays the mode of the policy; otherwise the action is sampled with `key`. A continuous action is
+        what the environment would receive, in its own bounds.
+
+        Raises:
+            InputError: the algorithm has no policy in an environment, or its network remembers; `key` is missing, or
+                `obs` has another shape.
+        """
+        if not hasattr(self.algorithm, "predict"):
+            raise InputError(f"predict: {type(self.algorithm).__name__} has no policy in an environment")
+        return self.algorithm.predict(self.state, obs, deterministic, key)
+
+    def member(self, i: int) -> "Result":
+        """One member of a run with several seeds, to be evaluated or used alone."""
+        state = jax.tree.map(lambda x: x[i], self.state)
+        metrics = {name: x[:, i] if x.ndim == 2 else x for name, x in self.metrics.items()}
+        return self._replace(state=state, metrics=metrics)

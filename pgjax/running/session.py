@@ -1,0 +1,159 @@
+"""What runs and sweeps do alike: hold a directory, see whose it is, know when a checkpoint is due, stop and go on."""
+
+import contextlib
+import json
+import signal
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from pgjax.core.errors import InputError, Interrupted
+from pgjax.running.config import differences, entry, version_changes, versions
+from pgjax.running.directory import locked, read_json, write_json, write_status
+
+CHECKPOINT_SECONDS = 60.0
+CHECKPOINT_SHARE = 0.02
+"""Checkpoints that are due by the clock take at most this share of the time."""
+
+
+def check_count(label: str, value: Any, least: int = 1) -> None:
+    """Refuse what is not a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{label} = {value!r} is not accepted: expected a whole number of at least {least}")
+
+
+def check_single(label: str, algorithm: Any) -> None:
+    """Refuse hyperparameters with several values, and parts that do not fit together, before anything compiles."""
+    for name, leaf in vars(algorithm).items():
+        if isinstance(leaf, (np.ndarray, jax.Array)) and leaf.ndim:
+            raise InputError(f"{label}: {name} = {leaf} is not accepted: expected one value; sweep several as an axis")
+    jax.eval_shape(algorithm.init, jax.random.key(0))
+
+
+def check_same(
+    what: str, directory: Path, stored: dict[str, Any], config: dict[str, Any], names: Iterable[str]
+) -> None:
+    """Refuse a directory that holds another run or sweep than `config` describes in the entries `names`; warn of other
+    versions."""
+    different = [f"{path} is {old}, not {new}" for path, (old, new) in differences(stored, config, names).items()]
+    if different:
+        raise InputError(
+            f"directory = {str(directory)!r} already holds another {what} ({'; '.join(different)}): choose another"
+        )
+    changed = version_changes(entry(stored, "versions", str(directory)))
+    if changed:
+        warnings.warn(f"{directory} was written with other versions, numbers may change: {changed}", stacklevel=4)
+
+
+@contextlib.contextmanager
+def held(
+    directory: Path, name: str, config: dict[str, Any], adopt: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Hold a directory whose config is the file `name`, and write there how the work inside ends.
+
+    Yields the config to work with: `adopt(stored)` where there is one already, else `config` with an identity.
+
+    Raises:
+        InputError: another process holds the directory, it holds something of another sort, or cannot be written.
+        And what `adopt` raises.
+    """
+    with locked(directory) as stale:
+        if stale:
+            warnings.warn(f"process {stale} died while it worked on {directory}: taking over", stacklevel=3)
+        others = [other for other in ("config.json", "sweep.json") if other != name and (directory / other).exists()]
+        if others:
+            what = {"config.json": "run", "sweep.json": "sweep"}[others[0]]
+            raise InputError(f"directory = {str(directory)!r} holds a {what}: choose another")
+        if (directory / name).exists():
+            config = adopt(read_json(directory / name))
+        else:
+            config = json.loads(json.dumps(config)) | {"id": uuid.uuid4().hex[:8], "versions": versions()}
+        try:
+            write_json(directory / name, config)
+            write_status(directory, "interrupted")  # what it is unless it ends otherwise
+        except OSError as error:
+            raise InputError(f"directory = {str(directory)!r} cannot be written: {error.strerror}") from error
+        try:
+            yield config
+        except Exception as error:
+            if not isinstance(error, Interrupted):
+                with contextlib.suppress(OSError):  # a full disk must not hide why the work failed
+                    write_status(directory, f"failed: {error}")
+            raise
+        write_status(directory, "finished")
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[signal.Signals]]:
+    """Collects the first SIGINT or SIGTERM; the next one ends the process at once."""
+    received: list[signal.Signals] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread may handle signals
+        return
+
+    def receive(number: int, frame: Any) -> None:
+        received.append(signal.Signals(number))
+        for each in caught:
+            signal.signal(each, signal.SIG_DFL)
+
+    caught = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, receive) for number in caught}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class Clock:
+    """When a checkpoint is due: every so many positions, or about every minute at 2 % of the time at most."""
+
+    def __init__(self, every: int | None) -> None:
+        self.every = every
+        self.cost, self.last = 0.0, time.perf_counter()
+
+    def left(self, position: int) -> int | None:
+        """Positions until the next checkpoint; None where seconds decide."""
+        return self.every - position % self.every if self.every else None
+
+    def is_due(self, position: int) -> bool:
+        """Whether one is due at `position`, which was just reached."""
+        if self.every:
+            return position % self.every == 0
+        return time.perf_counter() - self.last >= max(CHECKPOINT_SECONDS, self.cost / CHECKPOINT_SHARE)
+
+    @contextlib.contextmanager
+    def measured(self) -> Iterator[None]:
+        """Around a checkpoint: remembers what it costs."""
+        start = time.perf_counter()
+        yield
+        self.last = time.perf_counter()
+        self.cost = self.last - start
+
+
+def drive(
+    position: int,
+    end: int,
+    advance: Callable[[int], int],
+    keep: Callable[[int, bool], None],
+    stopped: list[signal.Signals],
+    how_to_go_on: Callable[[int], str],
+) -> None:
+    """Work from `position` to `end`: `position = advance(position)`, then `keep(position, stopping)`.
+
+    Raises:
+        Interrupted: a signal was heard and there is work left; what was kept last was told that it is stopping.
+    """
+    while position < end:
+        position = advance(position)
+        stopping = bool(stopped)  # a signal from here on is heard after the next piece of work
+        keep(position, stopping)
+        if stopping and position < end:
+            raise Interrupted(f"stopped by {stopped[0].name} {how_to_go_on(position)}", stopped[0].value)
