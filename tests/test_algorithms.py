@@ -11,6 +11,7 @@ import pgjax
 from pgjax.algorithms.on_policy import collect
 from pgjax.environments import probes
 from pgjax.learning import losses, returns
+from pgjax.learning.optimizers import mean_gradient
 
 SHARED = pgjax.MLP(hidden=(8,), shared_torso=True)
 EPISODES = {"max_steps_in_episode": 8}
@@ -120,6 +121,53 @@ def test_only_complete_episodes_count(short, tiny_algorithm, init):
                 discounted = sum(0.99 ** (s - t) for s in range(t, end + 1))
                 assert learned.advantage[t, b] == pytest.approx(discounted, rel=1e-5)
     assert 0 < counted.mean() < 1
+
+
+def test_policy_loss_and_entropy_bonus_are_averaged_over_the_same_steps(short, tiny_algorithm, init):
+    """The gradient is that of sum over what counts (-log pi A - ent_coef H) / all steps, a fixed number."""
+    reinforce = tiny_algorithm(pgjax.REINFORCE, short, num_steps=12, num_envs=16, total_steps=10**4, ent_coef=0.5)
+    state = init(reinforce, jax.random.key(0))
+    _, batch, _ = jax.jit(lambda state, key: collect(reinforce, state, key))(state, jax.random.key(1))
+    samples, counted = reinforce._samples(state.params, batch)
+
+    def total(params):
+        policy = reinforce.network.unroll(params, (), batch.obs, batch.reset)[1].distribution
+        per_step = -policy.log_prob(batch.action) * samples.advantage - 0.5 * policy.entropy()
+        return jnp.sum(jnp.where(samples.weight > 0, per_step, 0.0)) / samples.weight.size
+
+    mean, metrics = mean_gradient(reinforce.loss)(state.params, (), samples)
+    expected = jax.grad(total)(state.params)
+    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(counted * ours, theirs, atol=1e-6), mean, expected)
+    policy = reinforce.network.unroll(state.params, (), batch.obs, batch.reset)[1].distribution
+    assert metrics["entropy"] == pytest.approx(
+        float(np.mean(np.asarray(policy.entropy())[np.asarray(samples.weight) > 0])), rel=1e-5
+    )
+
+
+def test_the_reward_scale_of_reinforce_knows_no_episode_that_was_left(tiny_algorithm, init, step):
+    """Every iteration starts anew, so the discounted returns of three are three times those of one."""
+    limit, T, gamma = 10, 14, 0.9
+    fields = {"num_steps": T, "total_steps": 10**4, "normalize_reward": True, "gamma": gamma, "baseline": "none"}
+    reinforce = tiny_algorithm(pgjax.REINFORCE, probes.ConstantReward(limit), **fields)
+    state = init(reinforce, jax.random.key(0))
+    for _ in range(3):
+        state, _ = step(reinforce, state)
+    discounted = np.array([sum(gamma**k for k in range(t % limit + 1)) for t in range(T)])
+    moments = state.reward_scale.moments
+    assert float(moments.mean) == pytest.approx(discounted.mean(), rel=1e-5)
+    assert float(moments.var) == pytest.approx(discounted.var(), rel=1e-4)
+
+
+def test_the_first_iteration_is_left_alone_by_normalisers(tiny_ppo, init):
+    """Nothing has been seen: observations and rewards are learned from as they are; from the second on clipped."""
+    ppo = tiny_ppo(pgjax.make("Pendulum-v1"), normalize_obs=True, normalize_reward=True, reward_clip=0.01)
+    state = init(ppo, jax.random.key(0))
+    state, first, _ = collect(ppo, state, jax.random.key(1))
+    _, second, _ = collect(ppo, state, jax.random.key(2))
+    assert float(jnp.min(first.reward)) < -0.01
+    assert float(jnp.min(second.reward)) >= -0.01
+    np.testing.assert_allclose(first.obs[..., 0] ** 2 + first.obs[..., 1] ** 2, 1.0, rtol=1e-5)
+    assert not np.allclose(second.obs[..., 0] ** 2 + second.obs[..., 1] ** 2, 1.0, rtol=1e-5)
 
 
 def test_a_time_limit_that_is_swept_moves_what_counts(short, tiny_algorithm):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -16,8 +17,10 @@ import numpy as np
 import pytest
 
 import pgjax
+from pgjax.algorithms.on_policy import learning_rates
 from pgjax.running.checkpoint import Checkpoints
-from pgjax.running.directory import locked, read_rows, status
+from pgjax.running.config import from_config
+from pgjax.running.directory import locked, read_config, read_rows, status
 from pgjax.running.sinks import JsonLines
 
 run_module = importlib.import_module("pgjax.running.shell")
@@ -229,6 +232,29 @@ def test_more_steps_train_on_and_the_schedule_is_explained(undisturbed, tmp_path
     assert "falls to 0 at the new end" in shown
     with pytest.raises(pgjax.InputError, match="total_steps = 96 is not accepted: the run's 256 can only be raised"):
         pgjax.resume(run, total_steps=96, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "effect"),
+    [
+        ("constant", "goes on as it was"),
+        ("linear", "falls to 0 at the new end, so it jumps"),
+        ("cosine", "falls to 0 at the new end, so it jumps"),
+        ("robbins_monro", "goes on as it was"),
+    ],
+)
+def test_what_more_steps_do_to_each_schedule_is_said(undisturbed, capsys, schedule, effect):
+    """A cosine and a line end where the run ends; c / (k + offset) does not know the end."""
+    stored = read_config(undisturbed / "mlp" / "whole")
+    stored["hyperparameters"]["lr_schedule"] = schedule
+    longer = stored | {"hyperparameters": stored["hyperparameters"] | {"total_steps": 256}}
+    run_module._adopt(undisturbed, longer, True, stored)
+    assert f"total_steps raised from 192 to 256: the learning rate {effect}" in capsys.readouterr().err
+    rates = [
+        float(learning_rates(from_config(c), SimpleNamespace(iteration=jax.numpy.int32(3)), 1.0)[0])
+        for c in (stored, longer)
+    ]
+    assert (rates[0] != pytest.approx(rates[1])) == ("jumps" in effect)
 
 
 def test_other_versions_are_a_warning_that_names_them(undisturbed, tmp_path):

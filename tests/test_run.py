@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 
@@ -105,6 +106,49 @@ def test_a_damaged_config_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"algorithm": "pp')
     with pytest.raises(pgjax.InputError, match=r"config.json is damaged"):
         rundir.read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda c: c["parts"]["network"].update(name="mpl"), "network = 'mpl' is not known: did you mean mlp?"),
+        (lambda c: c.pop("seed"), "is damaged: it has no 'seed'"),
+        (lambda c: c.pop("parts"), "it has no parts"),
+        (lambda c: c["parts"].pop("env"), "expected the parts env, network of ppo, got network"),
+        (lambda c: c["hyperparameters"].update(rate=1), "rate not known"),
+        (lambda c: c["hyperparameters"].update(objective=["clip"]), "PPO.objective = .* expected one of 'clip', 'cpi'"),
+        (lambda c: c.update(seeds=10**9), "is of another shape: .* expected .*1000000000"),
+    ],
+)
+def test_a_config_that_was_changed_is_refused_in_one_line(finished, tmp_path, damage, message):
+    shutil.copytree(finished[0], tmp_path / "run")
+    config = rundir.read_config(tmp_path / "run")
+    damage(config)
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(pgjax.InputError, match=message) as refused:
+        pgjax.load(tmp_path / "run")
+    assert len(str(refused.value)) < 500
+    if "seeds" not in message and config["seeds"] is None:
+        with pytest.raises(pgjax.InputError, match=message):
+            pgjax.resume(tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (pgjax.PPO, "objective"),
+        (pgjax.PPO, "advantage"),
+        (pgjax.PPO, "normalize_advantage"),
+        (pgjax.PPO, "lr_schedule"),
+        (pgjax.A2C, "advantage"),
+        (pgjax.NPG, "step_rule"),
+        (lambda env, **fields: pgjax.MLP(**fields), "activation"),
+    ],
+)
+@pytest.mark.parametrize("value", [np.array([1.0, 2.0]), ["clip"], True])
+def test_a_choice_that_is_an_array_is_refused(cartpole, make, field, value):
+    with pytest.raises(pgjax.InputError, match=rf"{field} = .* is not accepted: expected one of "):
+        make(cartpole, **{field: value})
 
 
 def test_a_run_that_turns_non_finite_stops_with_the_metric_named(tiny, tmp_path):

@@ -5,11 +5,17 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 import pgjax
+from pgjax.algorithms.on_policy import Samples
+from pgjax.core.devices import env_mesh
 from pgjax.core.metrics import numbers
+from pgjax.learning import losses
+from pgjax.learning.optimizers import mean_gradient
 from pgjax.running.compile import ROWS, compile_programs, divided, spread
 from pgjax.running.population import copies
 
@@ -53,6 +59,29 @@ def test_a_run_divided_over_devices_is_the_undivided_one(name, tiny_algorithm, m
     assert used == 1
     assert_close(shared, alone)
     assert np.sum(alone[1]["episodes"]) > 16
+
+
+def test_a_weighted_mean_over_devices_is_the_weighted_mean():
+    """Shares weigh unequally, and one device has none that counts: a mean of means would be another."""
+    x = jax.random.normal(jax.random.key(0), (3, 16))
+    weight = (jax.random.uniform(jax.random.key(1), (3, 16)) < 0.4).astype(jnp.float32).at[:, :4].set(0.0)
+    samples = Samples(*[x] * 7, weight=weight)
+
+    def loss(params, memory, samples):
+        return params * samples.obs**2, {"x": samples.obs}
+
+    def gradient(samples):
+        return mean_gradient(loss)(jnp.float32(2.0), (), samples)
+
+    with jax.set_mesh(env_mesh(4)):
+        spread_out = jax.device_put(samples, NamedSharding(env_mesh(4), PartitionSpec(None, "envs")))
+        over_devices, metrics = jax.jit(gradient)(spread_out)
+    np.testing.assert_allclose(over_devices, np.average(x**2, weights=weight), rtol=1e-5)
+    np.testing.assert_allclose(metrics["x"], np.average(x, weights=weight), rtol=1e-5)
+    np.testing.assert_allclose(over_devices, gradient(samples)[0], rtol=1e-5)
+    of_nothing = gradient(samples._replace(weight=jnp.zeros_like(x)))
+    assert jax.tree.leaves(of_nothing) == [0.0, 0.0]
+    np.testing.assert_allclose(losses.masked_mean(x, weight), np.average(x, weights=weight), rtol=1e-5)
 
 
 def test_a_small_run_is_not_divided(tiny):

@@ -61,8 +61,8 @@ class DelayedReward:
 
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
         last = state.time == 1
-        after = ProbeState(state.cue, state.time + 1)
-        return TimeStep(after, jnp.ones((1,)), last.astype(jnp.float32), last, jnp.zeros_like(last))
+        next_state = ProbeState(state.cue, state.time + 1)
+        return TimeStep(next_state, jnp.ones((1,)), last.astype(jnp.float32), last, jnp.zeros_like(last))
 
     def received(self, action: jax.Array) -> jax.Array:
         return action
@@ -104,10 +104,10 @@ class Recall:
             reward = 1.0 - (self.received(action)[0] - (2.0 * state.cue - 1.0)) ** 2
         else:
             reward = (action == state.cue).astype(jnp.float32)
-        after = ProbeState(state.cue, state.time + 1)
+        next_state = ProbeState(state.cue, state.time + 1)
         return TimeStep(
-            state=after,
-            obs=self._observe(after),
+            state=next_state,
+            obs=self._observe(next_state),
             reward=jnp.where(asked, reward, 0.0),
             terminated=asked,
             truncated=jnp.zeros_like(asked),
@@ -160,10 +160,10 @@ class TabularMDP:
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
         probabilities = jnp.asarray(self.transition)[state.cue, action]
         successor = jax.random.categorical(key, jnp.log(probabilities)).astype(jnp.int32)
-        after = ProbeState(successor, state.time + 1)
-        ended = (successor == jnp.shape(self.reward)[0]) | (after.time == self.horizon)
+        next_state = ProbeState(successor, state.time + 1)
+        ended = (successor == jnp.shape(self.reward)[0]) | (next_state.time == self.horizon)
         reward = jnp.asarray(self.reward)[state.cue, action]
-        return TimeStep(after, self._observe(after), reward, ended, jnp.zeros_like(ended))
+        return TimeStep(next_state, self._observe(next_state), reward, ended, jnp.zeros_like(ended))
 
     def received(self, action: jax.Array) -> jax.Array:
         return action

@@ -95,15 +95,15 @@ def rollout(
         noise, env_keys, starts = drawn
         memory, output = actor.act(state.memory, state.obs, state.reset)
         action, log_prob = output.distribution.sample_and_log_prob(noise)
-        after = jax.vmap(env.step)(env_keys, state.env_state, output.distribution.env_action(action))
-        ends = after.terminated, after.truncated
-        done = after.terminated | after.truncated
-        seen = Step(state.obs, state.reset, output, action, log_prob, after.reward, *ends, after.obs, memory)
-        episode = state.episode_return + after.reward, state.episode_length + 1
+        successor = jax.vmap(env.step)(env_keys, state.env_state, output.distribution.env_action(action))
+        ends = successor.terminated, successor.truncated
+        done = successor.terminated | successor.truncated
+        seen = Step(state.obs, state.reset, output, action, log_prob, successor.reward, *ends, successor.obs, memory)
+        episode = state.episode_return + successor.reward, state.episode_length + 1
         env_state, obs = jax.tree.map(
             lambda new, old: jnp.where(done.reshape(-1, *(1,) * (old.ndim - 1)), new, old),
             start(starts),
-            (after.state, after.obs),
+            (successor.state, successor.obs),
         )
         under_way = (jnp.where(done, jnp.zeros_like(x), x) for x in episode)
         return RolloutState(env_state, obs, done, memory, *under_way), (record(seen), (done, *episode))

@@ -31,9 +31,13 @@ class Advance(NamedTuple):
     """(algorithm, state, num_iterations) -> (state, report)."""
     members: PartitionSpec
     """Which axis of the report of a population is that of its members."""
+    in_batches: bool
+    """Whether members that do not fit together may train one batch after another."""
 
 
-ROWS = Advance(functools.partial(train_chunk, max_iterations=MAX_CHUNK), PartitionSpec(None, *MEMBERS))
+ROWS = Advance(
+    functools.partial(train_chunk, max_iterations=MAX_CHUNK), PartitionSpec(None, *MEMBERS), in_batches=False
+)
 """Every iteration by itself, at most `MAX_CHUNK` of them."""
 
 
@@ -42,7 +46,7 @@ def _means(population: Any, state: Any, num_iterations: Array) -> Any:
     return state, (metrics, all_finite(state.params))
 
 
-MEANS = Advance(_means, MEMBERS)
+MEANS = Advance(_means, MEMBERS, in_batches=True)
 """All iterations as one, and for each member whether its parameters are finite after them."""
 
 
@@ -128,7 +132,7 @@ def _compile(
         trained = on_devices(advance.train, layout.state, PartitionSpec(), out_specs=(layout.state, reported))
         train = jax.jit(trained, donate_argnums=1)
         traced = train.trace(algorithm, state, count)
-        _refuse_if_hopeless(traced.jaxpr.jaxpr, max(1, members // mesh.size), mesh)
+        _refuse_if_hopeless(traced.jaxpr.jaxpr, members // mesh.size if members and advance.in_batches else 1, mesh)
         lowered = [init.lower(algorithm, key), traced.lower()]
         scores: tuple[str, ...] = ()
         if num:
@@ -233,9 +237,10 @@ def _bytes_needed(compiled: Any) -> int:
     return both + found.temp_size_in_bytes
 
 
-def _refuse_if_hopeless(jaxpr: Any, members_per_device: int, mesh: Mesh) -> None:
-    """Before compiling: no program can do with less than its largest array, and none trains less than one member."""
-    largest = max(_array_bytes(jaxpr)) // members_per_device
+def _refuse_if_hopeless(jaxpr: Any, parts: int, mesh: Mesh) -> None:
+    """Before compiling: no program can do with less than its largest array, or than one of the `parts` that this can be
+    cut into."""
+    largest = max(_array_bytes(jaxpr)) // parts
     if largest > memory_limit(mesh):
         raise InputError(
             f"this does not fit into memory: one of its arrays takes {largest / 1e6:,.0f} MB of "

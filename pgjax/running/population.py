@@ -93,7 +93,7 @@ def copies(algorithm: Any, size: int) -> Population:
 def signature(algorithm: Any) -> tuple[Any, tuple[Any, ...]]:
     """Equal for algorithms that are one program with other numbers."""
     leaves, structure = jax.tree.flatten(algorithm)
-    return structure, tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
+    return structure, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
 
 
 def differing(algorithms: Sequence[Any]) -> tuple[bool, ...]:

@@ -95,7 +95,7 @@ def resume(
     config = read_config(directory)
     if total_steps is not None:
         entry(config, "hyperparameters", str(directory))["total_steps"] = total_steps
-    kept = {name: entry(config, name, f"the config of {directory}") for name in KEPT}
+    kept = _kept(config, directory)
     sinks = tuple(kept.pop("sinks"))
     return run(from_config(config), directory=directory, sinks=sinks, devices=devices, progress=progress, **kept)
 
@@ -110,9 +110,9 @@ def load(directory: str | Path, which: Literal["newest", "best"] = "newest") -> 
     if which not in ("newest", "best"):
         raise InputError(f"load: which = {which!r} is not accepted: expected 'newest' or 'best'")
     config = read_config(directory)
-    algorithm = from_config(config)
-    subject, key = _subject(algorithm, config)
-    iteration, state = load_state(directory, lambda: subject.init(key), algorithm.score, which)
+    algorithm, kept = from_config(config), _kept(config, directory)
+    subject = _subject(algorithm, kept)
+    iteration, state = load_state(directory, lambda: subject.init(_key(kept)), algorithm.score, which)
     rows, lost = _rows_until(directory / "metrics.jsonl", iteration, to_the_end=True)
     if lost:
         warnings.warn(f"{directory / 'metrics.jsonl'} is damaged: rows are lost, {lost}", stacklevel=2)
@@ -158,12 +158,21 @@ def _adopt(directory: Path, config: dict[str, Any], progress: bool, stored: dict
     return stored | config
 
 
-def _subject(algorithm: Any, config: dict[str, Any]) -> tuple[Any, Key]:
-    """What is trained, and its key: the algorithm itself or a population of it."""
+def _kept(config: dict[str, Any], directory: str | Path) -> dict[str, Any]:
+    """What a stored config holds besides the algorithm."""
+    return {name: entry(config, name, f"the config of {directory}") for name in KEPT}
+
+
+def _subject(algorithm: Any, config: dict[str, Any]) -> Any:
+    """What is trained: the algorithm itself or a population of it."""
+    return algorithm if config["seeds"] is None else copies(algorithm, config["seeds"])
+
+
+def _key(config: dict[str, Any]) -> Key:
+    """Of a run, or one for each member."""
     if config["seeds"] is None:
-        return algorithm, jax.random.key(config["seed"])
-    keys = jax.vmap(jax.random.key)(jnp.arange(config["seed"], config["seed"] + config["seeds"]))
-    return copies(algorithm, config["seeds"]), keys
+        return jax.random.key(config["seed"])
+    return jax.vmap(jax.random.key)(jnp.arange(config["seed"], config["seed"] + config["seeds"]))
 
 
 def _train(
@@ -210,10 +219,10 @@ class _Training:
         devices: int | None,
         opened: contextlib.ExitStack,
     ) -> None:
-        subject, key = _subject(algorithm, config)
+        subject = _subject(algorithm, config)
         layout = divided(algorithm, devices) if config["seeds"] is None else spread(subject, devices)
         self.programs = compile_programs(subject, layout, ROWS, config["episodes"] if directory else None)
-        self.subject, key = layout.place_algorithm(subject), layout.place(key)
+        self.subject, key = layout.place_algorithm(subject), layout.place(_key(config))
         self.total, self.iteration_steps = algorithm.num_iterations, algorithm.steps_per_iteration
         self.score = algorithm.score
         self.clock, self.chunk = Clock(config["checkpoint_every"]), 1
