@@ -1,5 +1,6 @@
 """The command line. Help and listings import neither jax nor gymnax; flags are generated from the dataclasses."""
 
+import dataclasses
 import sys
 import time
 import typing
@@ -155,7 +156,7 @@ def _sweep(arguments: list[str]) -> None:
             flag("seed", int, "the first seed", 0),
             flag("mode", Literal["grid", "random", "zip"], "how the axes combine", "grid"),
             flag("num_samples", int | None, "how many values each distribution gives", None),
-            flag("search", str | None, f"{' or '.join(SEARCHES)}, with options such as pbt:every=5,factor=1.2", None),
+            flag("search", str | None, "halving or pbt, with options such as pbt:every=5,factor=1.2", None),
             flag("directory", str | None, "where to keep it; default runs/<subject>-<algorithm>-sweep-<time>", None),
             flag("points", int, "points of each curve", 100),
             flag("episodes", int, "episodes, or other cases, of each member's evaluation", 128),
@@ -186,27 +187,23 @@ def _sweep(arguments: list[str]) -> None:
     _report_sweep(result, directory)
 
 
-SEARCHES = {"halving": "SuccessiveHalving", "pbt": "PBT"}
-
-
 def _search(text: str | None) -> Any:
     """`pbt:every=5,factor=1.2` as the search it names."""
+    from pgjax.sweeping.search import SEARCHES
+
     if text is None:
         return None
     name, _, options = text.partition(":")
     if name not in SEARCHES:
         raise InputError(f"--search {name!r} is not known: {nearest(name, SEARCHES)}")
-    from pgjax.sweeping import search
-
-    cls = getattr(search, SEARCHES[name])
-    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(SEARCHES[name])}
     values = {}
     for pair in filter(None, options.split(",")):
         field, _, value = pair.partition("=")
-        if field not in hints:
-            raise InputError(f"--search {text!r}: {name} has no option {field!r}: {nearest(field, hints)}")
-        values[field] = value if hints[field] is str else number(value)
-    return cls(**values)
+        if field not in fields:
+            raise InputError(f"--search {text!r}: {name} has no option {field!r}: {nearest(field, fields)}")
+        values[field] = value if isinstance(fields[field].default, str) else number(value)
+    return SEARCHES[name](**values)
 
 
 def _report_sweep(result: Any, directory: Path) -> None:

@@ -10,7 +10,7 @@ from pgjax.core.parts import plain_repr, subject_name
 from pgjax.running.config import entry, from_config, to_config
 from pgjax.running.population import differing, signature
 from pgjax.running.session import check_count, check_single
-from pgjax.sweeping.search import PBT, Search, SuccessiveHalving
+from pgjax.sweeping.search import SEARCHES, Search
 from pgjax.sweeping.space import (
     Mode,
     Setting,
@@ -43,7 +43,7 @@ class Plan:
     """One per setting."""
     groups: list[Group]
     seeds: list[int]
-    search: Search | None
+    search: Search
     points: int
     config: dict[str, Any]
     """What makes the sweep again, as JSON values."""
@@ -51,7 +51,7 @@ class Plan:
     @property
     def ends(self) -> list[int]:
         """The points of the curves where a stage ends; between stages a search drops settings."""
-        return self.search.ends(self.points) if isinstance(self.search, SuccessiveHalving) else [self.points]
+        return self.search.ends(self.points)
 
     def iteration(self, algorithm: Any, point: int) -> int:
         """How many iterations `algorithm` has done at a point of its curve."""
@@ -60,7 +60,7 @@ class Plan:
     def key(self, setting: int, seed: int) -> jax.Array:
         """The key a run of that seed has; populations that exchange states have one of their own for every member."""
         key = jax.random.key(seed)
-        return jax.random.fold_in(key, setting) if isinstance(self.search, PBT) else key
+        return jax.random.fold_in(key, setting) if self.search.exchanges else key
 
     def describe(self) -> str:
         what = (
@@ -77,7 +77,7 @@ def make_plan(
     mode: Mode,
     num_samples: int | None,
     seed: int,
-    search: Search | None,
+    search: Search,
     points: int,
     axes: dict[str, Any],
 ) -> Plan:
@@ -94,11 +94,10 @@ def make_plan(
     algorithms = [with_setting(algorithm, setting) for setting in chosen]
     if len({a.score for a in algorithms}) > 1:
         raise InputError("these algorithms are judged by different scores and cannot be ranked in one sweep")
-    if isinstance(search, PBT):
-        search.check(algorithm, checked)
+    search.check(algorithm, checked)
     groups = _groups(algorithms, chosen, checked)
-    if isinstance(search, PBT) and len(groups) > 1:
-        raise InputError(f"PBT needs all members in one program, and these axes make {len(groups)}")
+    if search.exchanges and len(groups) > 1:
+        raise InputError(f"{type(search).__name__} needs all members in one program, and these axes make {len(groups)}")
     for group in groups:  # a network that does not fit its environment is refused before anything compiles
         jax.eval_shape(algorithms[group.settings[0]].init, jax.random.key(0))
     plan = Plan(
@@ -112,7 +111,7 @@ def make_plan(
         config={
             "base": to_config(algorithm),
             "axes": {name: _axis_to_json(axis) for name, axis in checked.items()},
-            "search": search and {"kind": type(search).__name__} | dataclasses.asdict(search),
+            "search": _search_to_json(search),
             "arguments": {"seeds": seeds, "mode": mode, "num_samples": num_samples, "seed": seed, "points": points},
             "members": len(chosen) * seeds,
         },
@@ -147,11 +146,19 @@ def arguments_from_json(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     base, axes, search, arguments, kept = (
         entry(config, name, "the config of this sweep") for name in ("base", "axes", "search", "arguments", "kept")
     )
-    search = dict(search or {})
-    kinds = {"SuccessiveHalving": SuccessiveHalving, "PBT": PBT}
-    found = kinds[search.pop("kind")](**search) if search else None
+    if search and search.get("kind") not in SEARCHES:
+        raise InputError(f"this sweep used a search that is not known: {search.get('kind')}")
+    found = SEARCHES[search["kind"]](**search["options"]) if search else None
     values = {name: _axis_from_json(axis) for name, axis in axes.items()}
     return from_config(base), {"search": found} | arguments | kept | values
+
+
+def _search_to_json(search: Search) -> dict[str, Any] | None:
+    """Its name and options; None for a sweep without one, the `repr` of somebody's own."""
+    if type(search) is Search:
+        return None
+    names = {cls: name for name, cls in SEARCHES.items()}
+    return {"kind": names.get(type(search), plain_repr(search)), "options": dataclasses.asdict(search)}
 
 
 def _axis_to_json(axis: list[Any] | ValueDistribution) -> Any:

@@ -1,8 +1,8 @@
 """Search inside a sweep: what happens to its members between the parts of a curve."""
 
 import functools
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,60 @@ from pgjax.sweeping.space import ValueDistribution, axis_key, choice, is_traced
 
 
 @dataclass(frozen=True)
-class SuccessiveHalving:
+class Search:
+    """What happens to the members of a sweep while they train: nothing, unless a child says so.
+
+    Of all scores higher is better here, whichever end of the algorithm's own is.
+    """
+
+    _: KW_ONLY
+    metric: str = field(
+        "what ranks: score, the algorithm's own, or another curve, the higher the better", default="score"
+    )
+
+    exchanges: ClassVar[bool] = False
+    """Whether members take over from each other: all are one program then, and each has a key of its own."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def check(self, algorithm: Any, axes: dict[str, list[Any] | ValueDistribution]) -> None:
+        """Refuse axes that this search cannot work with.
+
+        Raises:
+            InputError: naming the axis and what would be accepted.
+        """
+
+    def ends(self, points: int) -> list[int]:
+        """The points of a curve where a stage ends, the last one its end; between stages settings may be dropped."""
+        return [points]
+
+    def survivors(self, scores: Float[np.ndarray, "settings"]) -> Int[np.ndarray, "survivors"]:
+        """Which settings go on to the next stage, ascending; a score is NaN where a seed failed."""
+        return np.arange(len(scores))
+
+    def window(self) -> int:
+        """How many of the newest points of a curve a score averages."""
+        return 1
+
+    def changes_after(self, point: int) -> bool:
+        """Whether members take over from each other after that many points."""
+        return False
+
+    def exploit_and_explore(
+        self,
+        axes: dict[str, list[Any] | ValueDistribution],
+        key: Key,
+        scores: Float[np.ndarray, "settings seeds"],
+        population: Population,
+        state: Any,
+    ) -> tuple[Population, Any, Int[Array, "members"]]:
+        """Population and state after members have taken over from each other, and which member each comes from."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class SuccessiveHalving(Search):
     """Train all settings a little, the best 1 / eta of them eta times as long, and so on (Jamieson & Talwalkar, 2016).
 
     Survivors go on from where they were, in as few and as full batches as they need. With R rungs a setting that is
@@ -26,13 +79,7 @@ class SuccessiveHalving:
 
     eta: int = field("one in how many settings survives a rung", default=3, accepts="[2, inf)")
     rungs: int = field("how often settings are pruned", default=2, accepts="[1, inf)")
-    metric: str = field(
-        "what ranks: score, the algorithm's own, or another curve, the higher the better", default="score"
-    )
     last: int = field("points of the curve to average before a rung", default=3, accepts="[1, inf)")
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def ends(self, points: int) -> list[int]:
         """The points of a curve at which settings are pruned, and its end."""
@@ -44,6 +91,9 @@ class SuccessiveHalving:
             )
         return ends
 
+    def window(self) -> int:
+        return self.last
+
     def survivors(self, scores: Float[np.ndarray, "settings"]) -> Int[np.ndarray, "survivors"]:
         """The best settings, in their order; one without a score counts as the worst."""
         count = -(-len(scores) // self.eta)
@@ -51,7 +101,7 @@ class SuccessiveHalving:
 
 
 @dataclass(frozen=True)
-class PBT:
+class PBT(Search):
     """Population-based training (Jaderberg et al., 2017), the members of each seed being a population of their own.
 
     After every `every` points the worst `fraction` of a population take over the whole state of members drawn from the
@@ -69,12 +119,15 @@ class PBT:
     fraction: Scalar = field("of a population that is replaced", default=0.25, accepts="(0, 0.5]")
     factor: Scalar = field("step by which a hyperparameter is changed", default=1.25, accepts="(1, inf)")
     resample: Scalar = field("probability that a hyperparameter is drawn anew", default=0.25, accepts="[0, 1]")
-    metric: str = field(
-        "what ranks: score, the algorithm's own, or another curve, the higher the better", default="score"
-    )
 
-    def __post_init__(self) -> None:
-        check_fields(self)
+    exchanges = True
+
+    def window(self) -> int:
+        """All points since the last change."""
+        return self.every
+
+    def changes_after(self, point: int) -> bool:
+        return point % self.every == 0
 
     def check(self, algorithm: Any, axes: dict[str, list[Any] | ValueDistribution]) -> None:
         """Refuse axes that cannot change while a member trains."""
@@ -100,7 +153,8 @@ class PBT:
         return _exploit_and_explore(self, drawn, key, jnp.asarray(scores), population, state)
 
 
-Search: TypeAlias = SuccessiveHalving | PBT
+SEARCHES = {"halving": SuccessiveHalving, "pbt": PBT}
+"""The searches by the name that the command line and stored sweeps use."""
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

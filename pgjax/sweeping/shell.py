@@ -30,7 +30,7 @@ from pgjax.running.session import Clock, check_count, check_same, drive, held, s
 from pgjax.running.sinks import SweepDisplay, say
 from pgjax.sweeping.plan import Group, Plan, arguments_from_json, make_plan
 from pgjax.sweeping.result import SweepResult
-from pgjax.sweeping.search import PBT, Search, SuccessiveHalving, curve_mean, ranked_by
+from pgjax.sweeping.search import Search, curve_mean, ranked_by
 from pgjax.sweeping.space import Mode
 
 
@@ -104,7 +104,7 @@ def sweep(
         Interrupted: a signal asked the sweep to stop; with a directory it has been saved.
         OSError: a file could not be written; what was written before stays readable.
     """
-    plan = make_plan(algorithm, seeds, mode, num_samples, seed, search, points, axes)
+    plan = make_plan(algorithm, seeds, mode, num_samples, seed, search or Search(), points, axes)
     kept = Kept(episodes, batch_size, checkpoint_every)
     for name, value in kept._asdict().items():
         if value is not None:
@@ -166,8 +166,8 @@ class _Sweep:
             self.display = opened.enter_context(contextlib.closing(SweepDisplay(self.progress, self.score[0])))
             alive, start = list(range(len(plan.settings))), 0
             for stage, end in enumerate(plan.ends):
-                if isinstance(plan.search, SuccessiveHalving) and stage:
-                    alive = [alive[i] for i in plan.search.survivors(self._setting_scores(plan.search)[alive])]
+                if stage:
+                    alive = [alive[i] for i in plan.search.survivors(self._setting_scores()[alive])]
                     self.say(f"{len(alive)} settings go on to point {end} of {plan.points}")
                 for g, group in enumerate(plan.groups):
                     settings = [i for i in group.settings if i in alive]
@@ -176,11 +176,12 @@ class _Sweep:
                 start = end
         return self._result()
 
-    def _setting_scores(self, search: SuccessiveHalving) -> np.ndarray:
+    def _setting_scores(self) -> np.ndarray:
         """`[settings]`: the mean over seeds so far, higher being better; NaN where a seed failed."""
         reached = max(self.reached)
+        search = self.plan.search
         metric, sign = ranked_by(search.metric, self.plan.algorithms[0])
-        scores = sign * curve_mean(self.curves[metric][:, :reached], search.last)
+        scores = sign * curve_mean(self.curves[metric][:, :reached], search.window())
         return np.where(self.failed < 0, scores, np.nan).reshape(-1, len(self.plan.seeds)).mean(axis=1)
 
     def _train_group(self, group: Group, settings: list[int], where: str, start: int, end: int) -> None:
@@ -198,9 +199,12 @@ class _Sweep:
             programs, size = fit(example, group.stacked, len(members), *how)
             sizes[where] = size
         metrics, _ = programs.reported
-        if isinstance(plan.search, PBT) and size < len(members):
-            raise InputError(f"PBT needs all {len(members)} members in one program, and only {size} fit")
-        if plan.search and (metric := ranked_by(plan.search.metric, example)[0]) not in metrics:
+        if plan.search.exchanges and size < len(members):
+            raise InputError(
+                f"{type(plan.search).__name__} needs all {len(members)} members in one program, and only {size} fit"
+            )
+        metric, _ = ranked_by(plan.search.metric, example)
+        if type(plan.search) is not Search and metric not in metrics:
             raise InputError(f"metric = {metric!r} is not known: {nearest(metric, metrics)}")
         seconds = time.perf_counter() - began
         self.seconds_compile += seconds
@@ -269,9 +273,9 @@ class _Sweep:
         failed = np.where((batch.failed < 0) & ~finite, np.int32(iteration), batch.failed)
         for name, schedule in batch.schedules.items():
             schedule[point] = getattr(member, name)
-        if isinstance(search, PBT) and (point + 1) % search.every == 0 and point + 1 < plan.points:
+        if search.changes_after(point + 1) and point + 1 < plan.points:
             metric, sign = ranked_by(search.metric, member)
-            scores = sign * curve_mean(batch.curves[metric][: point + 1].T, search.every)
+            scores = sign * curve_mean(batch.curves[metric][: point + 1].T, search.window())
             scores = np.where(failed < 0, scores, -np.inf)[: len(plan.settings) * len(plan.seeds)]
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(plan.seeds[0]), SWEEP_STREAM), point)
             population, state, source = search.exploit_and_explore(
@@ -355,7 +359,7 @@ class _Sizes(dict[str, int]):
 def _empty(population: Population, state: Any, programs: Programs, plan: Plan) -> Batch:
     size = population.size
     nothing = np.full((plan.points, size), np.nan, np.float32)
-    changing = plan.axes if isinstance(plan.search, PBT) else ()
+    changing = plan.axes if plan.search.exchanges else ()
     return Batch(
         member=population.member,
         state=state,
