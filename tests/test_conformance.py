@@ -58,7 +58,7 @@ REPORTED = {
     "reinforce": COMMON | {"policy_loss", "counted"},
     "vpg": COMMON | VALUE | {"policy_loss"},
     "a2c": COMMON | VALUE | {"policy_loss"},
-    "npg": COMMON | VALUE | {"policy_loss", "kl", "step_norm"},
+    "npg": COMMON | VALUE | {"policy_loss", "kl", "step_norm", "step_fraction"},
     "trpo": COMMON | VALUE | {"policy_loss", "kl", "step_norm", "step_fraction"},
     "ppo": COMMON | VALUE | {"policy_loss", "approx_kl", "clip_fraction", "updates"},
 }

@@ -18,7 +18,7 @@ from pgjax.algorithms.npg import policy_and_objective
 from pgjax.algorithms.on_policy import collect, gae_samples, samples_of
 from pgjax.environments.probes import TabularMDP
 from pgjax.learning import returns
-from pgjax.learning.optimizers import conjugate_gradient, fisher_vector_product, mean_gradient
+from pgjax.learning.optimizers import conjugate_gradient, fisher_vector_product, mean_gradient, shortened
 from pgjax.learning.rollout import initial_rollout
 
 S, A, H, GAMMA = 3, 2, 4, 0.8
@@ -267,11 +267,13 @@ def test_a_trust_region_step_keeps_its_bound_and_improves(natural, trpo_step, ma
 
 
 def test_it_backs_off_where_the_quadratic_model_fails(make, natural, trpo_step):
-    """Next to undamped, the natural step of 0.1 nats overshoots the bound. TRPO shortens it, and where it may not, the
-    policy stays where it was."""
+    """Next to undamped, the natural step of 0.1 nats overshoots the bound. NPG and TRPO shorten it, and where TRPO may
+    not, the policy stays where it was."""
     _, state, *_ = natural
     npg = make(pgjax.NPG, num_envs=256, total_steps=10**5, max_kl=0.1, cg_damping=1e-3)
-    assert float(jax.jit(npg.step)(state)[1]["kl"]) > 0.1
+    _, metrics = jax.jit(npg.step)(state)
+    assert 0.0 < float(metrics["step_fraction"]) < 1.0
+    assert 0.03 < float(metrics["kl"]) <= 0.1
     _, metrics = trpo_step(max_kl=0.1, cg_damping=1e-3)
     assert 0.0 < float(metrics["step_fraction"]) < 1.0
     assert 0.03 < float(metrics["kl"]) <= 0.1
@@ -288,8 +290,44 @@ def test_trpo_whose_full_step_is_accepted_is_npg(make, natural, trpo_step):
     after, metrics = trpo_step(max_kl=1e-3)
     assert float(metrics["step_fraction"]) == 1.0
     npg = make(pgjax.NPG, num_envs=256, total_steps=10**5, max_kl=1e-3)
-    ours, _ = jax.jit(npg.step)(state)
+    ours, metrics = jax.jit(npg.step)(state)
+    assert float(metrics["step_fraction"]) == 1.0
     chex.assert_trees_all_close(ours.params, after.params, atol=1e-6)
+
+
+@pytest.mark.parametrize(("fisher_stride", "cg_damping"), [(8, 1e-3), (8, 0.0), (1, 0.0)])
+def test_natural_steps_keep_their_bound_also_with_a_poor_fisher_matrix(make, train, fisher_stride, cg_damping):
+    """Of 4 environments or undamped: unshortened, the KL reaches 55 to 10^8 times the bound in these runs."""
+    size = {"num_envs": 32, "total_steps": 32 * H * 100}
+    npg = make(pgjax.NPG, max_kl=0.1, fisher_stride=fisher_stride, cg_damping=cg_damping, **size)
+    _, metrics = train(npg, jax.random.key(0))
+    assert (metrics["kl"] <= 0.1 * (1 + 1e-4)).all()
+    assert (metrics["step_fraction"] <= 1.0).all()
+    assert (metrics["step_fraction"] < 1.0).any()
+    assert np.isfinite(metrics["step_norm"]).all()
+
+
+@pytest.mark.parametrize(
+    ("divergence", "fraction"),
+    [
+        (lambda x: x**2 / 25, 1.0),
+        (lambda x: x**2, 0.9 / 5),  # quadratic: shortened once
+        (lambda x: jnp.where(x > 1.0, jnp.inf, x**2), 0.1),
+        (lambda x: jnp.where(x > 1.0, jnp.nan, x**2), 0.1),
+        (lambda x: x + 1.1, 0.0),  # nowhere within the bound
+    ],
+)
+def test_a_step_is_shortened_until_its_divergence_is_within_the_bound(divergence, fraction):
+    """A step of 5 from 1, with a bound of 1."""
+    start, step = jnp.float32(1.0), jnp.float32(5.0)
+    new, found = shortened(lambda x: divergence(x - start), start, step, bound=1.0)
+    assert float(found) == pytest.approx(fraction)
+    assert float(new) == pytest.approx(1.0 + 5.0 * fraction)
+
+
+def test_a_step_that_is_not_finite_is_not_made():
+    new, fraction = shortened(lambda x: x**2, jnp.float32(0.5), jnp.float32(jnp.nan), bound=1.0)
+    assert (float(new), float(fraction)) == (0.5, 0.0)
 
 
 def test_natural_steps_by_learning_rate_are_proportional_to_it(make, natural):
@@ -299,3 +337,11 @@ def test_natural_steps_by_learning_rate_are_proportional_to_it(make, natural):
     one, two = (step(dataclasses.replace(npg, learning_rate=rate)) for rate in (0.1, 0.2))
     np.testing.assert_allclose(2 * one, two, atol=1e-5)
     assert float(jnp.max(jnp.abs(one))) > 1e-3
+
+
+def test_natural_steps_by_learning_rate_have_no_bound(make, natural):
+    _, state, *_ = natural
+    npg = make(pgjax.NPG, num_envs=256, total_steps=10**5, step_rule="learning_rate", learning_rate=3.0, max_kl=1e-4)
+    _, metrics = jax.jit(npg.step)(state)
+    assert float(metrics["step_fraction"]) == 1.0
+    assert float(metrics["kl"]) > 1e-3

@@ -6,6 +6,10 @@ The steepest ascent where distance is the KL divergence of policies and not the 
 
 with F^-1 grad J by conjugate gradients on Fisher-vector products, and alpha either given or as large as a KL of
 `max_kl` allows (Schulman et al., 2015, appendix C).
+
+`max_kl` bounds E[KL(pi_old || pi)], the mean over the states of the batch. The step is as long as the bound allows
+where the KL is quadratic with F; where the KL measured on the whole batch is above the bound even so, as with few
+environments in F or hardly any damping, it is shortened until it is within, and where that fails the policy stays.
 """
 
 from collections.abc import Callable
@@ -30,7 +34,7 @@ from pgjax.algorithms.on_policy import (
 from pgjax.core.algorithm import Key, Metrics, Params
 from pgjax.core.hyperparameters import Scalar, field, pytree
 from pgjax.learning import losses
-from pgjax.learning.optimizers import adam, conjugate_gradient, fisher_vector_product, within_kl
+from pgjax.learning.optimizers import adam, conjugate_gradient, fisher_vector_product, shortened, within_kl
 from pgjax.networks.distributions import Distribution
 from pgjax.networks.network import Memory
 
@@ -87,9 +91,10 @@ class NPG(NaturalGradient):
         direction = conjugate_gradient(product, gradient, self.cg_iterations)
         if self.step_rule == "max_kl":
             step = within_kl(product, direction, self.max_kl)
+            params, fraction = shortened(lambda params: objective(params)[1]["kl"], state.params, step, self.max_kl)
         else:
             step = jax.tree.map(lambda d: alpha * d, direction)
-        params = jax.tree.map(jnp.add, state.params, step)
+            params, fraction = jax.tree.map(jnp.add, state.params, step), jnp.float32(1.0)
         _, learning = objective(params)
         params, opt_state, value_loss = fit_value(self, params, state.opt_state, memory, samples, value_rate, value_key)
 
@@ -97,7 +102,8 @@ class NPG(NaturalGradient):
             "value_loss": value_loss,
             "explained_variance": losses.explained_variance(batch.value, samples.value_target),
             "grad_norm": optax.tree.norm(gradient),
-            "step_norm": optax.tree.norm(step),
+            "step_norm": jnp.where(fraction > 0.0, fraction * optax.tree.norm(step), 0.0),
+            "step_fraction": fraction,
             "learning_rate": value_rate,
         }
         return next_state._replace(params=params, opt_state=opt_state), metrics

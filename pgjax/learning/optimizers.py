@@ -108,6 +108,34 @@ def within_kl(product: Callable[[Params], Params], direction: Params, max_kl: Sc
     return jax.tree.map(lambda d: scale * d, direction)
 
 
+def shortened(
+    divergence: Callable[[Params], Float[Array, ""]], params: Params, step: Params, bound: Scalar, max_tries: int = 10
+) -> tuple[Params, Float[Array, ""]]:
+    """params + c step with divergence(params + c step) <= bound, and c, which is 1 where the whole step keeps to it.
+
+    Otherwise c <- 0.9 c sqrt(bound / divergence) until it does, which is at once for a divergence quadratic in c; where
+    it is not finite, c <- c / 10. Where `max_tries` are not enough, `params` stays as it was and c is 0.
+    """
+
+    def moved(fraction: Array) -> Params:
+        return jax.tree.map(lambda p, s: p + fraction * s, params, step)
+
+    def shorten(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        tries, fraction, reached = carry
+        fraction = fraction * jnp.where(jnp.isfinite(reached), 0.9 * jnp.sqrt(bound / reached), 0.1)
+        return tries + 1, fraction, divergence(moved(fraction))
+
+    whole = jnp.float32(1.0)
+    _, fraction, reached = jax.lax.while_loop(
+        lambda carry: (carry[0] < max_tries) & ~(carry[2] <= bound),
+        shorten,
+        (jnp.int32(0), whole, divergence(moved(whole))),
+    )
+    found = reached <= bound
+    new = jax.tree.map(lambda new, old: jnp.where(found, new, old), moved(fraction), params)
+    return new, jnp.where(found, fraction, 0.0)
+
+
 def line_search(
     accept: Callable[[Params], Bool[Array, ""]], params: Params, step: Params, max_backtracks: int, shrink: Scalar
 ) -> tuple[Params, Float[Array, ""]]:
