@@ -10,6 +10,10 @@ with F^-1 grad J by conjugate gradients on Fisher-vector products, and alpha eit
 `max_kl` bounds E[KL(pi_old || pi)], the mean over the states of the batch. The step is as long as the bound allows
 where the KL is quadratic with F; where the KL measured on the whole batch is above the bound even so, as with few
 environments in F or hardly any damping, it is shortened until it is within, and where that fails the policy stays.
+
+Under `normalize_obs` the KL that is bounded and reported is that of the policies that see observations normalised as in
+this iteration; the policy that acts next sees them by moments updated since, so the KL from one acting policy to the
+next is another one: larger at first, nearly the same once the moments have settled.
 """
 
 from collections.abc import Callable

@@ -4,6 +4,10 @@
 
 The step of the natural gradient solves this to first and second order. It is shortened until the surrogate has in fact
 improved and the KL is in fact within the bound; where no step is, the policy stays.
+
+Under `normalize_obs` the KL that is bounded and reported is that of the policies that see observations normalised as in
+this iteration; the policy that acts next sees them by moments updated since, so the KL from one acting policy to the
+next is another one: larger at first, nearly the same once the moments have settled.
 """
 
 import jax
