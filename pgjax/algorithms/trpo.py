@@ -11,6 +11,7 @@ next is another one: larger at first, nearly the same once the moments have sett
 """
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
@@ -73,7 +74,7 @@ class TRPO(NaturalGradient):
             "value_loss": value_loss,
             "explained_variance": losses.explained_variance(batch.value, samples.value_target),
             "grad_norm": optax.tree.norm(gradient),
-            "step_norm": fraction * optax.tree.norm(step),
+            "step_norm": jnp.where(fraction > 0.0, fraction * optax.tree.norm(step), 0.0),
             "step_fraction": fraction,
             "learning_rate": value_rate,
         }
