@@ -310,7 +310,7 @@ def test_optuna_proposes_a_population_and_is_told_all_of_it(tiny, tmp_path, caps
     optuna = pytest.importorskip("optuna")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     axes = {"learning_rate": pgjax.log_uniform(1e-4, 1e38), "gamma": pgjax.choice([0.9, 0.99])}
-    storage = f"sqlite:///{tmp_path}/study.db"
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.log")))
 
     def study():
         sampler = optuna.samplers.TPESampler(seed=0)

@@ -362,8 +362,8 @@ def _list_row(run: Path, directory: Path) -> list[str]:
             f"{score} {known[-1]:.2f}" if known else "",
             status(run),
         ]
-    except InputError as error:
-        return [name, "", "", "", "", f"damaged: {error}"]
+    except (InputError, KeyError, TypeError, AttributeError, StopIteration) as error:
+        return [name, "", "", "", "", f"damaged: {error if isinstance(error, InputError) else repr(error)}"]
 
 
 def _plot(arguments: list[str]) -> None:
