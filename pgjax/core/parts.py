@@ -96,15 +96,18 @@ class Dataclasses:
 
     @property
     def sentence(self) -> str:
+        """The names of the table."""
         return f"one of: {', '.join(self.table)}"
 
     def make(self, name: str, **options: Any) -> Any:
+        """A new object of the class of that name, whose constructor checks its fields."""
         cls = self.declaration(name)
         for option in options.keys() - field_types(cls).keys():
             raise InputError(f"{self.label} {name} has no option {option!r}: {nearest(option, field_types(cls))}")
         return cls(**{option: from_json(value) for option, value in options.items()})
 
     def describe(self, part: Any) -> Description | None:
+        """The name of its class with all its fields; None for a class that is not in the table."""
         names = {cls: name for name, cls in self.table.items()}
         if type(part) not in names:
             return None
@@ -112,12 +115,19 @@ class Dataclasses:
         return {"name": names[type(part)], "options": options}
 
     def with_options(self, part: Any, **options: Any) -> Any:
+        """A copy with other fields, which the constructor checks again."""
         return dataclasses.replace(part, **options)
 
     def options(self, part: Any) -> dict[str, bool]:
+        """All fields of the part."""
         return dataclass_options(part)
 
     def declaration(self, name: str) -> type:
+        """The class of that name.
+
+        Raises:
+            InputError: an unknown name, with the nearest known ones.
+        """
         if name not in self.table:
             raise InputError(f"{self.label} = {name!r} is not known: {nearest(name, self.table)}")
         return self.table[name]

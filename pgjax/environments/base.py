@@ -51,13 +51,19 @@ class Environment(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What messages and tables call it."""
+        ...
 
     @property
-    def observation_space(self) -> Box: ...
+    def observation_space(self) -> Box:
+        """The shape and the bounds of an observation."""
+        ...
 
     @property
-    def action_space(self) -> Space: ...
+    def action_space(self) -> Space:
+        """What a policy chooses from: `Discrete`, or a `Box` of shape `(D,)`."""
+        ...
 
     @property
     def time_limit(self) -> Any:

@@ -56,17 +56,21 @@ class GymnaxEnvironment:
 
     @property
     def name(self) -> str:
+        """The id, or what an environment object calls itself."""
         return self.id or str(getattr(self.env, "name", type(self.env).__name__))
 
     @property
     def time_limit(self) -> Any:
+        """The parameter `max_steps_in_episode`; None where there is none."""
         return getattr(self.params, "max_steps_in_episode", None)
 
     def reset(self, key: Key) -> tuple[Any, jax.Array]:
+        """Gymnax's reset, with float32 observations and a strongly typed state."""
         obs, state = self.env.reset(key, self._traceable_params())
         return jax.tree.map(_strong, state), self._observation(obs)
 
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
+        """Gymnax's step; the observation is that of the successor, before gymnax resets."""
         params, action = self._traceable_params(), self.received(action)
         if _steps_like_gymnax(self.env):  # without the reset that gymnax's own `step` computes every time
             obs, state, reward, terminated, _ = self.env.step_env(key, state, action, params)
@@ -93,6 +97,7 @@ class GymnaxEnvironment:
         return jnp.asarray(obs, jnp.float32)
 
     def received(self, action: jax.Array) -> jax.Array:
+        """A choice unchanged; of numbers [-1, 1] mapped onto finite bounds, then all clipped to the bounds."""
         if isinstance(self.action_space, Discrete):
             return action
         space = self.env.action_space(self.params)
@@ -187,7 +192,11 @@ def _override(env_id: str | None, name: str, params: Any, overrides: dict[str, A
 
 
 def register(env_id: str, factory: Callable[..., Any]) -> None:
-    """Make `factory(**options)`, which returns a gymnax-style environment, available to `make` as `env_id`."""
+    """Make `factory(**options)`, which returns a gymnax-style environment, available to `make` as `env_id`.
+
+    Raises:
+        InputError: the id is taken.
+    """
     gymnax = _import_gymnax()
     if env_id in gymnax.registered_envs:
         raise InputError(f"env_id = {env_id!r} is already registered: choose another name")

@@ -11,6 +11,8 @@ from pgjax.environments.base import Box, Discrete, Space, TimeStep
 
 
 class ProbeState(NamedTuple):
+    """What a probe knows of the episode under way."""
+
     cue: jax.Array
     """int32: what the episode is about."""
     time: jax.Array
@@ -36,14 +38,17 @@ class ConstantReward:
     action_space: Space = Discrete(2)
 
     def reset(self, key: Key) -> tuple[Any, jax.Array]:
+        """Observation 1, the only one there is."""
         return ProbeState(jnp.int32(0), jnp.int32(0)), jnp.ones((1,))
 
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
+        """Reward 1 for any action; truncated at `time_limit`."""
         time = state.time + 1
         state = ProbeState(state.cue, time)
         return TimeStep(state, jnp.ones((1,)), jnp.float32(1.0), jnp.bool_(False), time >= self.time_limit)
 
     def received(self, action: jax.Array) -> jax.Array:
+        """The action unchanged."""
         return action
 
 
@@ -57,14 +62,17 @@ class DelayedReward:
     time_limit = 2
 
     def reset(self, key: Key) -> tuple[Any, jax.Array]:
+        """Observation 0."""
         return ProbeState(jnp.int32(0), jnp.int32(0)), jnp.zeros((1,))
 
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
+        """Observation 1 after either step; the second one pays 1 and terminates."""
         last = state.time == 1
         next_state = ProbeState(state.cue, state.time + 1)
         return TimeStep(next_state, jnp.ones((1,)), last.astype(jnp.float32), last, jnp.zeros_like(last))
 
     def received(self, action: jax.Array) -> jax.Array:
+        """The action unchanged."""
         return action
 
 
@@ -88,17 +96,21 @@ class Recall:
 
     @property
     def time_limit(self) -> int:
+        """`delay` steps before the answer, and the answer's own."""
         return self.delay + 1
 
     @property
     def action_space(self) -> Space:
+        """Two choices, or one number in [-1, 1] if `continuous`."""
         return Box((1,), -1.0, 1.0) if self.continuous else Discrete(2)
 
     def reset(self, key: Key) -> tuple[Any, jax.Array]:
+        """A cue of either sign with probability 1/2, seen in the first observation only."""
         state = ProbeState(jax.random.randint(key, (), 0, 2), jnp.int32(0))
         return state, self._observe(state)
 
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
+        """Reward 0 before the answer at time `delay`, which is paid for and terminates."""
         asked = state.time == self.delay
         if self.continuous:
             reward = 1.0 - (self.received(action)[0] - (2.0 * state.cue - 1.0)) ** 2
@@ -114,6 +126,7 @@ class Recall:
         )
 
     def received(self, action: jax.Array) -> jax.Array:
+        """A number clipped to [-1, 1]; a choice unchanged."""
         return jnp.clip(action, -1.0, 1.0) if self.continuous else action
 
     def _observe(self, state: ProbeState) -> jax.Array:
@@ -143,21 +156,26 @@ class TabularMDP:
 
     @property
     def observation_space(self) -> Box:
+        """One-hot over (time, state): `[horizon * S]`."""
         return Box((self.horizon * jnp.shape(self.reward)[0],))
 
     @property
     def action_space(self) -> Space:
+        """A choice of A, the columns of `reward`."""
         return Discrete(jnp.shape(self.reward)[1])
 
     @property
     def time_limit(self) -> int:
+        """The horizon, at which every episode has terminated."""
         return self.horizon
 
     def reset(self, key: Key) -> tuple[Any, jax.Array]:
+        """State 0 at time 0."""
         state = ProbeState(jnp.int32(0), jnp.int32(0))
         return state, self._observe(state)
 
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
+        """s' ~ P[s, a, .] and r[s, a]; terminates where s' = S and at the horizon."""
         probabilities = jnp.asarray(self.transition)[state.cue, action]
         successor = jax.random.categorical(key, jnp.log(probabilities)).astype(jnp.int32)
         next_state = ProbeState(successor, state.time + 1)
@@ -166,6 +184,7 @@ class TabularMDP:
         return TimeStep(next_state, self._observe(next_state), reward, ended, jnp.zeros_like(ended))
 
     def received(self, action: jax.Array) -> jax.Array:
+        """The action unchanged."""
         return action
 
     def _observe(self, state: ProbeState) -> jax.Array:

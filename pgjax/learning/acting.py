@@ -28,7 +28,9 @@ class Acting(Algorithm, Protocol):
     """An algorithm with a policy in an environment."""
 
     @property
-    def env(self) -> Environment: ...
+    def env(self) -> Environment:
+        """What the policy acts in."""
+        ...
 
     def actor(self, state: Any) -> Actor:
         """The policy of `state`, for observations as the environment gives them."""

@@ -65,6 +65,7 @@ class RewardScale(NamedTuple):
 
 
 def initial_reward_scale(num_envs: int) -> RewardScale:
+    """Of no reward yet: `scale_reward` changes nothing before the first update."""
     return RewardScale(jnp.zeros(num_envs), initial_moments(()))
 
 

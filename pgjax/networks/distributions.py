@@ -54,9 +54,18 @@ class Distribution(Protocol):
         """What the environment is given for this action."""
         ...
 
-    def log_prob(self, action: Any) -> Array: ...
-    def entropy(self) -> Array: ...
-    def kl(self, other: Any) -> Array: ...
+    def log_prob(self, action: Any) -> Array:
+        """log pi(action), `[*batch]`: of a density where actions are continuous."""
+        ...
+
+    def entropy(self) -> Array:
+        """-E[log pi(a)], `[*batch]`, in nats."""
+        ...
+
+    def kl(self, other: Any) -> Array:
+        """KL(self || other) = E[log self(a) - log other(a)] with a ~ self, `[*batch]`, in nats."""
+        ...
+
     def mode(self) -> Array:
         """The action that a deterministic evaluation takes."""
         ...
@@ -68,6 +77,7 @@ class Categorical(NamedTuple):
     logits: Float[Array, "*batch n"]
 
     def noise(self, key: Key, times: tuple[int, ...] = ()) -> Float[Array, "*times_and_batch"]:
+        """Uniform on [0, 1), one number per action."""
         return jax.random.uniform(key, times + self.logits.shape[:-1], self.logits.dtype)
 
     def sample_and_log_prob(self, noise: Float[Array, "*batch"]) -> tuple[Int[Array, "*batch"], Float[Array, "*batch"]]:
@@ -78,9 +88,11 @@ class Categorical(NamedTuple):
         return action, self.log_prob(action)
 
     def env_action(self, action: Int[Array, "*batch"]) -> Int[Array, "*batch"]:
+        """The action unchanged."""
         return action
 
     def log_prob(self, action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """logits_a - log sum_b exp(logits_b)."""
         return jnp.take_along_axis(jax.nn.log_softmax(self.logits), action[..., None], axis=-1)[..., 0]
 
     def entropy(self) -> Float[Array, "*batch"]:
@@ -88,11 +100,12 @@ class Categorical(NamedTuple):
         return -_expected(jax.nn.softmax(self.logits), jax.nn.log_softmax(self.logits))
 
     def kl(self, other: "Categorical") -> Float[Array, "*batch"]:
-        """KL(self || other)."""
+        """KL(self || other) = sum_a p (log p - log q)."""
         difference = jax.nn.log_softmax(self.logits) - jax.nn.log_softmax(other.logits)
         return _expected(jax.nn.softmax(self.logits), difference)
 
     def mode(self) -> Int[Array, "*batch"]:
+        """The most probable action, of equal ones the first."""
         return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
 
 
@@ -103,31 +116,37 @@ class DiagGaussian(NamedTuple):
     log_std: Float[Array, "*batch D"]
 
     def noise(self, key: Key, times: tuple[int, ...] = ()) -> Float[Array, "*times_and_batch D"]:
+        """Standard normal, one number per dimension."""
         return jax.random.normal(key, times + self.mean.shape, self.mean.dtype)
 
     def sample_and_log_prob(
         self, noise: Float[Array, "*batch D"]
     ) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch"]]:
+        """mean + std noise, and its log-density."""
         action = self.mean + jnp.exp(self.log_std) * noise
         return action, jnp.sum(-0.5 * noise**2 - self.log_std - 0.5 * LOG_2PI, axis=-1)
 
     def env_action(self, action: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        """The action unchanged."""
         return action
 
     def log_prob(self, action: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
+        """sum_i [-z_i^2 / 2 - log_std_i - log(2 pi) / 2] with z = (action - mean) / std."""
         noise = (action - self.mean) * jnp.exp(-self.log_std)
         return jnp.sum(-0.5 * noise**2 - self.log_std - 0.5 * LOG_2PI, axis=-1)
 
     def entropy(self) -> Float[Array, "*batch"]:
+        """sum_i [log_std_i + (1 + log(2 pi)) / 2]."""
         return jnp.sum(self.log_std + 0.5 * (1.0 + LOG_2PI) + 0.0 * self.mean, axis=-1)
 
     def kl(self, other: "DiagGaussian") -> Float[Array, "*batch"]:
-        """KL(self || other), the closed form for normals."""
+        """KL(N(m, s^2) || N(n, t^2)) = sum_i [log(t_i / s_i) + (s_i^2 + (m_i - n_i)^2) / (2 t_i^2) - 1/2]."""
         ratio = jnp.exp(2.0 * (self.log_std - other.log_std))
         distance = ((self.mean - other.mean) * jnp.exp(-other.log_std)) ** 2
         return jnp.sum(other.log_std - self.log_std + 0.5 * (ratio + distance - 1.0), axis=-1)
 
     def mode(self) -> Float[Array, "*batch D"]:
+        """The mean."""
         return self.mean
 
 
@@ -144,15 +163,18 @@ class TanhGaussian(NamedTuple):
     log_std: Float[Array, "*batch D"]
 
     def noise(self, key: Key, times: tuple[int, ...] = ()) -> Float[Array, "*times_and_batch D"]:
+        """Standard normal, one number per dimension of u."""
         return DiagGaussian(*self).noise(key, times)
 
     def sample_and_log_prob(
         self, noise: Float[Array, "*batch D"]
     ) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch"]]:
+        """u = mean + std noise, and the log-density of tanh(u) over (-1, 1)."""
         u, log_prob = DiagGaussian(*self).sample_and_log_prob(noise)
         return u, log_prob - jnp.sum(_log_tanh_derivative(u), axis=-1)
 
     def env_action(self, action: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        """tanh(action), in (-1, 1)."""
         return jnp.tanh(action)
 
     def log_prob(self, action: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
@@ -187,14 +209,17 @@ class Deterministic(NamedTuple):
     action: Float[Array, "*batch D"]
 
     def noise(self, key: Key, times: tuple[int, ...] = ()) -> Float[Array, "*times_and_batch"]:
+        """Zeros, since nothing is drawn."""
         return jnp.zeros(times + self.action.shape[:-1], self.action.dtype)
 
     def sample_and_log_prob(
         self, noise: Float[Array, "*batch"]
     ) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch"]]:
+        """The action, and log-probability 0."""
         return self.action, self.log_prob(self.action)
 
     def env_action(self, action: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        """The action unchanged."""
         return action
 
     def log_prob(self, action: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
@@ -202,6 +227,7 @@ class Deterministic(NamedTuple):
         return jnp.sum(_zero_or_inf(action, self.action, -jnp.inf), axis=-1)
 
     def entropy(self) -> Float[Array, "*batch"]:
+        """0, NaN where the action is."""
         return jnp.sum(self.action * 0.0, axis=-1)
 
     def kl(self, other: "Deterministic") -> Float[Array, "*batch"]:
@@ -209,6 +235,7 @@ class Deterministic(NamedTuple):
         return jnp.sum(_zero_or_inf(self.action, other.action, jnp.inf), axis=-1)
 
     def mode(self) -> Float[Array, "*batch D"]:
+        """The action."""
         return self.action
 
 

@@ -22,6 +22,11 @@ class _Memoryless(Heads):
         raise NotImplementedError
 
     def init(self, key: Key, observation_space: Box, action_space: Space) -> Params:
+        """Torsos as they start, and heads of the width of their features.
+
+        Raises:
+            InputError: a torso gives something else than features `[N, F]`.
+        """
         key, head_key = jax.random.split(key)
         example = jnp.zeros((1, *observation_space.shape))
         torsos = {
@@ -36,12 +41,15 @@ class _Memoryless(Heads):
         return torsos | init_heads(self, head_key, width, action_space)
 
     def initial_memory(self, batch: int) -> Memory:
+        """`()`: nothing is remembered."""
         return ()
 
     def step(self, params: Params, memory: Memory, obs: Array, reset: Array) -> tuple[Memory, Output]:
+        """The torso on obs `[B, ...]`; where episodes start makes no difference."""
         return (), heads(self, params, lambda name: self._torso().apply(params[name], obs))
 
     def unroll(self, params: Params, memory: Memory, obs: Array, reset: Array) -> tuple[Memory, Output]:
+        """`step` on all T * B observations as one batch."""
         T, B = obs.shape[:2]
         _, output = self.step(params, memory, obs.reshape(T * B, *obs.shape[2:]), reset)
         return (), jax.tree.map(lambda x: x.reshape(T, B, *x.shape[1:]), output)
@@ -75,6 +83,11 @@ class CNN(_Memoryless):
         check_fields(self)
 
     def init(self, key: Key, observation_space: Box, action_space: Space) -> Params:
+        """Parameters for observations (H, W, C).
+
+        Raises:
+            InputError: observations of another shape, or smaller than the convolutions need.
+        """
         if len(observation_space.shape) != 3:
             raise InputError(
                 f"CNN needs observations of shape (H, W, C), not {observation_space.shape}: use MLP or GRU"

@@ -43,10 +43,12 @@ class Heads:
 
 
 def torso_names(shared_torso: bool) -> tuple[str, ...]:
+    """The keys of the torsos among the parameters: first the one of the policy, last the one of the value."""
     return ("shared",) if shared_torso else ("actor", "critic")
 
 
 def each_torso(key: Key, shared_torso: bool) -> dict[str, Key]:
+    """A random key for each torso, by name."""
     names = torso_names(shared_torso)
     return dict(zip(names, jax.random.split(key, len(names)), strict=True))
 

@@ -31,7 +31,9 @@ class Network(Protocol):
     Implement these four methods to bring any network whatever; `Custom` covers most.
     """
 
-    def init(self, key: Key, observation_space: Box, action_space: Space) -> Params: ...
+    def init(self, key: Key, observation_space: Box, action_space: Space) -> Params:
+        """The parameters of a new network for these spaces."""
+        ...
 
     def initial_memory(self, batch: int) -> Memory:
         """What is remembered at the start of an episode; `()` for networks without memory."""

@@ -27,6 +27,7 @@ class GRU(Heads):
         check_fields(self)
 
     def init(self, key: Key, observation_space: Box, action_space: Space) -> Params:
+        """Per torso an encoder and a cell, and heads on the cell's state."""
         key, head_key = jax.random.split(key)
         example = jnp.zeros((1, *observation_space.shape))
         torsos = {}
@@ -38,13 +39,16 @@ class GRU(Heads):
         return torsos | init_heads(self, head_key, self.memory_size, action_space)
 
     def initial_memory(self, batch: int) -> Memory:
+        """Zeros, one vector per torso."""
         return {name: jnp.zeros((batch, self.memory_size)) for name in torso_names(self.shared_torso)}
 
     def step(self, params: Params, memory: Memory, obs: Array, reset: Array) -> tuple[Memory, Output]:
+        """`unroll` over a single step."""
         memory, output = self.unroll(params, memory, obs[None], reset[None])
         return memory, jax.tree.map(lambda x: x[0], output)
 
     def unroll(self, params: Params, memory: Memory, obs: Array, reset: Array) -> tuple[Memory, Output]:
+        """Encodes all T * B observations as one batch; only the cell goes step by step."""
         T, B = obs.shape[:2]
         after, features = {}, {}
         for name in memory:

@@ -32,6 +32,7 @@ def orthogonal(gain: float) -> Any:
 
 
 def initializer(orthogonal_init: bool, gain: float) -> Any:
+    """`orthogonal(gain)`, or LeCun's normal initialiser (LeCun et al., 1998), which takes no gain."""
     return orthogonal(gain) if orthogonal_init else nn.initializers.lecun_normal()
 
 
