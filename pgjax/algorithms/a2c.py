@@ -31,7 +31,10 @@ from pgjax.networks.network import Memory
 
 @pytree
 class A2C(OnPolicy):
-    """Advantage actor-critic."""
+    """Advantage actor-critic (Mnih et al., 2016, section 4).
+
+    Adam minimises E[-log pi(a|s) A + vf_coef (V - target)^2 / 2 - ent_coef entropy].
+    """
 
     num_steps: int = field("steps of each environment per iteration (T)", default=16, accepts="[1, inf)")
     learning_rate: Scalar = field("step size of Adam", default=1e-3, accepts="[0, inf)")
@@ -48,12 +51,15 @@ class A2C(OnPolicy):
         check(self)
 
     def divides_into(self, devices: int) -> bool:
+        """Whether the environments can be divided; one rollout is one minibatch."""
         return on_policy.divides_into(self, devices, num_minibatches=1)
 
     def init(self, key: Key) -> OnPolicyState:
+        """The start of a run, with one Adam for policy and value."""
         return initial_state(self, key, adam(self.learning_rate, self.max_grad_norm).init)
 
     def step(self, state: OnPolicyState) -> tuple[OnPolicyState, Metrics]:
+        """One rollout, and one gradient step of policy and value."""
         # Collect
         key = jax.random.fold_in(state.key, state.iteration)
         next_state, batch, metrics = collect(self, state, key)
@@ -82,7 +88,7 @@ class A2C(OnPolicy):
         return next_state._replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state), metrics
 
     def loss(self, params: Params, memory: Memory, samples: Samples) -> tuple[Float[Array, "T B"], dict[str, Array]]:
-        """Of each sample, with metrics."""
+        """-log pi(a|s) A + vf_coef value loss - ent_coef entropy, `[T, B]`, with its terms as metrics."""
         _, output = self.network.unroll(params, memory, samples.obs, samples.reset)
         policy = output.distribution
         policy_loss = losses.policy_gradient(policy.log_prob(samples.action), samples.advantage)

@@ -64,7 +64,10 @@ class NaturalGradient(SeparateValue):
 
 @pytree
 class NPG(NaturalGradient):
-    """Natural policy gradient."""
+    """Natural policy gradient (Kakade, 2002, section 2).
+
+    theta <- theta + alpha F^-1 grad J.
+    """
 
     step_rule: Literal["max_kl", "learning_rate"] = field(
         "how long the step is: what max_kl allows, or learning_rate times the natural gradient", default="max_kl"
@@ -75,9 +78,11 @@ class NPG(NaturalGradient):
         check(self, "value_minibatches")
 
     def init(self, key: Key) -> OnPolicyState:
+        """The start of a run, with one Adam: the value's."""
         return initial_state(self, key, adam(self.value_learning_rate, self.max_grad_norm).init)
 
     def step(self, state: OnPolicyState) -> tuple[OnPolicyState, Metrics]:
+        """One rollout, one natural-gradient step of the policy, and `value_epochs` passes of the value."""
         rollout_key, value_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
         memory = state.rollout.memory
 

@@ -76,24 +76,34 @@ class OnPolicy:
 
     @property
     def steps_per_iteration(self) -> int:
+        """T * B environment steps."""
         return self.num_envs * self.num_steps
 
     @property
     def num_iterations(self) -> int:
+        """Whole iterations within `total_steps`."""
         return self.total_steps // self.steps_per_iteration
 
     def divides_into(self, devices: int) -> bool:
+        """Whether `devices` is 1; an algorithm that can be divided says so itself."""
         return devices == 1
 
     def actor(self, state: "OnPolicyState") -> Actor:
+        """The policy of `state`, which normalises observations itself."""
         return acting(self.network, state.params, state.obs_moments)
 
     def evaluate(self, state: "OnPolicyState", key: Key, num: int) -> Scores:
+        """`return_mean`, `return_std` and `episodes`: undiscounted, of the greedy policy in `num` complete episodes."""
         return episode_scores(self, state, key, num)
 
     def predict(
         self, state: "OnPolicyState", obs: Any, deterministic: bool = True, key: Key | None = None
     ) -> np.ndarray:
+        """The action for `obs`, `[*obs]` or `[N, *obs]`, as NumPy; for networks without memory.
+
+        Raises:
+            InputError: as `learning.acting.predict` does.
+        """
         return predict(self, state, obs, deterministic, key)
 
 
@@ -108,6 +118,8 @@ class SeparateValue(OnPolicy):
 
 
 class OnPolicyState(NamedTuple):
+    """The `State` of every on-policy algorithm."""
+
     key: Key
     """The root: iteration i draws from fold_in(key, i)."""
     iteration: Array
@@ -194,6 +206,7 @@ def initial_state(algorithm: Any, key: Key, initial_opt_state: Any) -> OnPolicyS
 
 
 def acting(network: Network, params: Params, obs_moments: Moments | None) -> Actor:
+    """The policy of `network` with these parameters, for observations as the environment gives them."""
     return Actor(
         network.initial_memory,
         lambda memory, obs, reset: network.step(params, memory, normalize(obs_moments, obs), reset),

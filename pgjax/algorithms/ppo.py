@@ -50,7 +50,10 @@ class Learner(NamedTuple):
 
 @pytree
 class PPO(OnPolicy):
-    """Proximal policy optimisation."""
+    """Proximal policy optimisation (Schulman et al., 2017, eq. 9).
+
+    Adam minimises E[policy loss + vf_coef value loss - ent_coef entropy].
+    """
 
     num_epochs: int = field("passes over each collected batch", default=4, accepts="[1, inf)")
     num_minibatches: int = field("gradient steps per epoch", default=4, accepts="[1, inf)")
@@ -85,12 +88,15 @@ class PPO(OnPolicy):
         check(self, "num_minibatches")
 
     def divides_into(self, devices: int) -> bool:
+        """Whether the environments and the minibatches can be divided."""
         return on_policy.divides_into(self, devices, self.num_minibatches)
 
     def init(self, key: Key) -> OnPolicyState:
+        """The start of a run, with a `Learner` for its optimisation."""
         return initial_state(self, key, lambda params: initial_learner(self, params))
 
     def step(self, state: OnPolicyState) -> tuple[OnPolicyState, Metrics]:
+        """One rollout, and `num_epochs` passes over its minibatches."""
         rollout_key, update_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
         memory = state.rollout.memory
 
@@ -142,7 +148,10 @@ class PPO(OnPolicy):
     def loss(
         self, params: Params, memory: Memory, minibatch: Samples, kl_coef: Float[Array, ""]
     ) -> tuple[Float[Array, "T size"], dict[str, Array]]:
-        """Of each sample, with metrics; `memory` is what the network remembered at the start of the sequences."""
+        """Policy loss + vf_coef value loss - ent_coef entropy, `[T, size]`, with metrics of the same shape.
+
+        `memory` is what the network remembered at the start of the sequences.
+        """
         _, output = self.network.unroll(params, memory, minibatch.obs, minibatch.reset)
         log_ratio = output.distribution.log_prob(minibatch.action) - minibatch.log_prob
         ratio = jnp.exp(log_ratio)

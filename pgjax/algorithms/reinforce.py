@@ -48,7 +48,10 @@ from pgjax.networks.network import Memory, has_memory
 
 @pytree
 class REINFORCE(SeparateValue):
-    """The score-function estimator over complete episodes."""
+    """REINFORCE (Williams, 1992; less a baseline: Sutton & Barto, 2018, eq. 13.11).
+
+    Adam follows grad J = E[sum_t grad log pi(a_t|s_t) (Psi_t - b_t)].
+    """
 
     learning_rate: Scalar = field("step size of the policy's Adam", default=5e-3, accepts="[0, inf)")
     num_steps: int = field(
@@ -78,10 +81,12 @@ class REINFORCE(SeparateValue):
             )
 
     def init(self, key: Key) -> OnPolicyState:
+        """The start of a run, with two Adams: the policy's and the value's."""
         optimizer = adam(self.learning_rate, self.max_grad_norm)
         return initial_state(self, key, lambda params: (optimizer.init(params), optimizer.init(params)))
 
     def step(self, state: OnPolicyState) -> tuple[OnPolicyState, Metrics]:
+        """New episodes, one gradient step of the policy, and those of the value where it is the baseline."""
         keys = jax.random.split(jax.random.fold_in(state.key, state.iteration), 3)
 
         # Collect, from new episodes
@@ -166,7 +171,7 @@ class REINFORCE(SeparateValue):
         return jax.vmap(lambda s: optax.tree.vdot(s, s))(score)
 
     def loss(self, params: Params, memory: Memory, samples: Samples) -> tuple[Float[Array, "T B"], dict[str, Array]]:
-        """Of the policy for each sample, with metrics; the value has a loss of its own."""
+        """-log pi(a|s) (Psi - b) - ent_coef entropy, `[T, B]`, with its terms as metrics."""
         policy = self.network.unroll(params, memory, samples.obs, samples.reset)[1].distribution
         policy_loss = losses.policy_gradient(policy.log_prob(samples.action), samples.advantage)
         entropy = policy.entropy()

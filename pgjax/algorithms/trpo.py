@@ -33,7 +33,10 @@ from pgjax.learning.optimizers import adam, conjugate_gradient, fisher_vector_pr
 
 @pytree
 class TRPO(NaturalGradient):
-    """Trust region policy optimisation."""
+    """Trust region policy optimisation (Schulman et al., 2015, eq. 14).
+
+    Each step maximises E[pi(a|s) / pi_old(a|s) A] subject to E[KL(pi_old || pi)] <= max_kl.
+    """
 
     max_backtracks: int = field("how often the step is shortened at most", default=10, accepts="[0, inf)")
     backtrack: Scalar = field("factor the step is shortened by", default=0.8, accepts="(0, 1)")
@@ -42,9 +45,11 @@ class TRPO(NaturalGradient):
         check(self, "value_minibatches")
 
     def init(self, key: Key) -> OnPolicyState:
+        """The start of a run, with one Adam: the value's."""
         return initial_state(self, key, adam(self.value_learning_rate, self.max_grad_norm).init)
 
     def step(self, state: OnPolicyState) -> tuple[OnPolicyState, Metrics]:
+        """One rollout, the longest step of the policy that is accepted, and `value_epochs` passes of the value."""
         rollout_key, value_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
         memory = state.rollout.memory
 

@@ -31,7 +31,10 @@ from pgjax.networks.network import Memory
 
 @pytree
 class VPG(SeparateValue):
-    """Vanilla policy gradient."""
+    """Vanilla policy gradient (Schulman et al., 2016, eq. 1, with A by eq. 16).
+
+    Adam follows grad J = E[grad log pi(a|s) A].
+    """
 
     learning_rate: Scalar = field("step size of the policy's Adam", default=3e-3, accepts="[0, inf)")
     gae_lambda: Scalar = field(
@@ -42,13 +45,16 @@ class VPG(SeparateValue):
         check(self, "value_minibatches")
 
     def divides_into(self, devices: int) -> bool:
+        """Whether the environments and the value's minibatches can be divided; the policy takes whole rollouts."""
         return on_policy.divides_into(self, devices, self.value_minibatches)
 
     def init(self, key: Key) -> OnPolicyState:
+        """The start of a run, with two Adams: the policy's and the value's."""
         optimizer = adam(self.learning_rate, self.max_grad_norm)
         return initial_state(self, key, lambda params: (optimizer.init(params), optimizer.init(params)))
 
     def step(self, state: OnPolicyState) -> tuple[OnPolicyState, Metrics]:
+        """One rollout, one gradient step of the policy, and `value_epochs` passes of the value."""
         rollout_key, value_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
         memory = state.rollout.memory
 
@@ -75,7 +81,7 @@ class VPG(SeparateValue):
         return next_state._replace(params=params, opt_state=(policy_adam, value_adam)), metrics
 
     def loss(self, params: Params, memory: Memory, samples: Samples) -> tuple[Float[Array, "T B"], dict[str, Array]]:
-        """Of the policy for each sample, with metrics; the value has a loss of its own."""
+        """-log pi(a|s) A - ent_coef entropy, `[T, B]`, with its terms as metrics."""
         policy = self.network.unroll(params, memory, samples.obs, samples.reset)[1].distribution
         policy_loss = losses.policy_gradient(policy.log_prob(samples.action), samples.advantage)
         entropy = policy.entropy()

@@ -115,12 +115,14 @@ def field_default(cls: Any, name: str) -> Any:
 
 
 def flag(name: str, hint: Any, sentence: str, default: Any = REQUIRED) -> Flag:
+    """A flag and its sentence in the help; without a default it must be given."""
     import tyro
 
     return name, Annotated[hint, tyro.conf.arg(help=sentence)], default
 
 
 def positional(name: str, hint: Any, metavar: str, sentence: str, default: Any = REQUIRED) -> Flag:
+    """An argument that is given without a name; the help calls it `metavar`."""
     import tyro
 
     where: Any = tyro.conf.Positional
@@ -128,6 +130,7 @@ def positional(name: str, hint: Any, metavar: str, sentence: str, default: Any =
 
 
 def cache_flag() -> Flag:
+    """`--cache`, which all commands that compile have."""
     return flag("cache", bool, "keep compiled programs in the user's cache directory", True)
 
 
@@ -240,6 +243,7 @@ def named_values(flag_name: str, pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def enable_compilation_cache() -> None:
+    """Keep programs that take half a second to compile in `$XDG_CACHE_HOME/pgjax/xla`, by default under `~/.cache`."""
     import jax
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pgjax" / "xla"

@@ -144,14 +144,17 @@ class _Axis(NamedTuple):
 
     @property
     def log(self) -> bool:
+        """Whether a logarithmic scale suits it: positive numbers that span a factor of 20."""
         return self.numeric and self.values[0] > 0 and self.values[-1] / self.values[0] >= 20
 
     @property
     def positions(self) -> np.ndarray:
+        """Where its values stand: numbers at themselves, others at 0, 1, 2, ..."""
         return np.array(self.values if self.numeric else range(len(self.values)), dtype=float)
 
     @property
     def labels(self) -> list[str]:
+        """Its values as text, in at most three lines of 24 characters."""
         return ["\n".join(textwrap.wrap(value_label(v), 24, max_lines=3, placeholder=" …")) for v in self.values]
 
     @property
@@ -162,6 +165,7 @@ class _Axis(NamedTuple):
 
     @property
     def longest(self) -> int:
+        """Characters of the longest line of its labels."""
         return max(len(line) for text in self.labels for line in text.split("\n"))
 
     def bins(self, most: int) -> list[np.ndarray]:
@@ -305,7 +309,11 @@ def _draw_vertical(panel: Any, x: int, labels: dict[float, str]) -> None:
 
 
 def matplotlib() -> Any:
-    """Without pyplot, whose figures and backend belong to the user."""
+    """The package matplotlib, without pyplot, whose figures and backend belong to the user.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         importlib.import_module("matplotlib.figure")
     except ImportError as error:

@@ -37,6 +37,9 @@ def interquartile_mean(*strata: Any, resamples: int = 2000) -> Estimate:
     covers in 93 to 97 %.
 
     Where a stratum has only one score, or a score is not finite, there is no interval: it is NaN.
+
+    Raises:
+        InputError: there is no stratum, or one is not a list of scores.
     """
 
     def statistic(*x: Any, axis: int) -> Any:

@@ -218,7 +218,11 @@ def from_host(states: list[Any], like: Any) -> Any:
 
 
 def save_params(params: Params, path: str | Path) -> None:
-    """Write parameters as safetensors, named by their place in the tree; needs the extra `safetensors`."""
+    """Write parameters as safetensors, named by their place in the tree; needs the extra `safetensors`.
+
+    Raises:
+        InputError: safetensors is not installed.
+    """
     leaves = {name: np.array(leaf) for name, leaf in _named_leaves(params).items()}
     _safetensors().save_file(leaves, str(path))
 
@@ -269,6 +273,7 @@ def _words(leaf: Any) -> Any:
 
 
 def is_key(leaf: Any) -> bool:
+    """Whether an array, or its shape, is of typed random keys."""
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 

@@ -100,6 +100,7 @@ def status(run: Path) -> str:
 
 
 def write_status(run: Path, status: str) -> None:
+    """Replace `status.json`, which `status` reads."""
     write_json(run / "status.json", {"status": status})
 
 

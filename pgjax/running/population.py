@@ -32,31 +32,39 @@ class Population:
 
     @property
     def unit(self) -> str:
+        """That of a member."""
         return self.member.unit
 
     @property
     def score(self) -> tuple[str, Literal["max", "min"]]:
+        """That of a member, which ranks each of them."""
         return self.member.score
 
     @property
     def total_steps(self) -> int:
+        """The budget of each member."""
         return self.member.total_steps
 
     @property
     def steps_per_iteration(self) -> int:
+        """Of one member; all together do `size` times as many."""
         return self.member.steps_per_iteration
 
     @property
     def num_iterations(self) -> int:
+        """Of each member: all do theirs at the same time."""
         return self.member.num_iterations
 
     def init(self, keys: Key) -> Any:
+        """The states of all members, from `keys` `[members]`."""
         return self._map(lambda member, key: member.init(key))(keys)
 
     def step(self, state: Any) -> tuple[Any, Metrics]:
+        """One iteration of every member; the metrics are `[members]`."""
         return self._map(lambda member, state: member.step(state))(state)
 
     def evaluate(self, state: Any, keys: Key, num: int) -> Scores:
+        """Every member by itself, with its own of `keys` `[members]`; the scores are `[members]`."""
         return self._map(lambda member, state_and_key: member.evaluate(*state_and_key, num))((state, keys))
 
     def divides_into(self, devices: int) -> bool:

@@ -24,13 +24,21 @@ CHECKPOINT_SHARE = 0.02
 
 
 def check_count(label: str, value: Any, least: int = 1) -> None:
-    """Refuse what is not a whole number of at least `least`."""
+    """Refuse what is not a whole number of at least `least`.
+
+    Raises:
+        InputError: naming the label, the value and what would be accepted.
+    """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise InputError(f"{label} = {value!r} is not accepted: expected a whole number of at least {least}")
 
 
 def check_single(label: str, algorithm: Any) -> None:
-    """Refuse hyperparameters with several values, and parts that do not fit together, before anything compiles."""
+    """Refuse hyperparameters with several values, and parts that do not fit together, before anything compiles.
+
+    Raises:
+        InputError: naming the hyperparameter, or what a part needs.
+    """
     for name, leaf in vars(algorithm).items():
         if isinstance(leaf, (np.ndarray, jax.Array)) and leaf.ndim:
             raise InputError(f"{label}: {name} = {leaf} is not accepted: expected one value; sweep several as an axis")
@@ -41,7 +49,11 @@ def check_same(
     what: str, directory: Path, stored: dict[str, Any], config: dict[str, Any], names: Iterable[str]
 ) -> None:
     """Refuse a directory that holds another run or sweep than `config` describes in the entries `names`; warn of other
-    versions."""
+    versions.
+
+    Raises:
+        InputError: naming what differs.
+    """
     different = [f"{path} is {old}, not {new}" for path, (old, new) in differences(stored, config, names).items()]
     if different:
         raise InputError(

@@ -42,7 +42,9 @@ class Sink(Protocol):
         """Return when everything written is safe from a crash, as far as this sink can make it."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give back files and threads; nothing is written after it."""
+        ...
 
 
 class LinesFile:
@@ -60,6 +62,11 @@ class LinesFile:
         self.file.truncate()
 
     def append(self, content: bytes) -> None:
+        """Write whole lines, all of them or none.
+
+        Raises:
+            OSError: they could not be written, and the file is as before.
+        """
         end = self.file.tell()
         try:
             while content:
@@ -69,9 +76,11 @@ class LinesFile:
             raise OSError(f"cannot write {self.path}: {error.strerror}; what was written before is intact") from error
 
     def flush(self) -> None:
+        """Return when the disk has all lines (`fsync`)."""
         os.fsync(self.file.fileno())
 
     def close(self) -> None:
+        """Close the file; what was not flushed is left to the operating system."""
         self.file.close()
 
 
@@ -83,6 +92,7 @@ class JsonLines(LinesFile):
         super().__init__(path, lambda lines: sum(row["iteration"] <= iteration for row in rows))
 
     def write(self, rows: list[Row]) -> None:
+        """One line per row, all of them or none."""
         self.append(
             "".join(json.dumps({k: _absent_as_none(v) for k, v in row.items()}) + "\n" for row in rows).encode()
         )
@@ -98,6 +108,7 @@ class Csv(LinesFile):
         self.empty = self.file.tell() == 0
 
     def write(self, rows: list[Row]) -> None:
+        """One line per row, all of them or none, under a header if the file is empty."""
         text = io.StringIO()
         writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
         if self.empty:
@@ -115,14 +126,17 @@ class TensorBoard:
         self.writer = tensorboardX.SummaryWriter(str(directory), purge_step=iteration + 1)
 
     def write(self, rows: list[Row]) -> None:
+        """One scalar per metric that is not absent, at its iteration."""
         for row in rows:
             for name, value in _means(row).items():
                 self.writer.add_scalar(name, value, row["iteration"])
 
     def flush(self) -> None:
+        """Hand everything to the event file."""
         self.writer.flush()
 
     def close(self) -> None:
+        """Finish the event file."""
         self.writer.close()
 
 
@@ -143,13 +157,15 @@ class WandB:
         )
 
     def write(self, rows: list[Row]) -> None:
+        """One entry per row, at its iteration, without the metrics that are absent."""
         for row in rows:
             self.run.log(_means(row), step=row["iteration"])
 
     def flush(self) -> None:
-        pass
+        """Does nothing: wandb writes in a process of its own."""
 
     def close(self) -> None:
+        """Finish the run that wandb records."""
         self.run.finish()
 
 
@@ -175,6 +191,11 @@ class Background:
                 self.queue.task_done()
 
     def write(self, rows: list[Row]) -> None:
+        """Leave the rows to the thread; waits where the backlog is full.
+
+        Raises:
+            OSError: rows before these could not be written.
+        """
         self._raise()
         try:
             self.queue.put_nowait(rows)
@@ -185,6 +206,11 @@ class Background:
             self.queue.put(rows)
 
     def flush(self) -> None:
+        """Wait for the backlog, then flush the sink.
+
+        Raises:
+            OSError: rows of the backlog could not be written.
+        """
         self.queue.join()
         self._raise()
         self.sink.flush()
@@ -228,6 +254,7 @@ class ProgressDisplay:
             self.bar.start()
 
     def write(self, rows: list[Row]) -> None:
+        """Move the bar, or print a line; the score shown is the last one that is not absent."""
         known = [x for row in rows if math.isfinite(x := _means(row).get(self.score, math.nan))]
         self.last = known[-1] if known else self.last
         steps = rows[-1]["steps"]
@@ -243,9 +270,10 @@ class ProgressDisplay:
             )
 
     def flush(self) -> None:
-        pass
+        """Does nothing: what is shown is not kept."""
 
     def close(self) -> None:
+        """Leave the bar on the screen as it stands."""
         if self.bar:
             self.bar.stop()
 
@@ -278,6 +306,7 @@ class SweepDisplay:
             say(f"{where}; best so far: {best[0][0]} with {self.score} {best[0][1]:.4g}")
 
     def close(self) -> None:
+        """Leave the table on the screen as it stands."""
         if self.live:
             self.live.stop()
 
@@ -293,7 +322,11 @@ SINKS = ("csv", "tensorboard", "wandb")
 
 
 def check_sinks(names: tuple[str, ...]) -> None:
-    """Refuse unknown sinks, and those whose package is not installed, before anything starts."""
+    """Refuse unknown sinks, and those whose package is not installed, before anything starts.
+
+    Raises:
+        InputError: naming the sink, and the extra that installs its package.
+    """
     for name in names:
         if name not in SINKS:
             raise InputError(f"sink = {name!r} is not known: {nearest(name, SINKS)}")

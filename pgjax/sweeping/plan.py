@@ -63,6 +63,7 @@ class Plan:
         return jax.random.fold_in(key, setting) if self.search.exchanges else key
 
     def describe(self) -> str:
+        """How many settings, seeds, members and programs there are, in one line for a person."""
         what = (
             f"{len(self.settings)} settings x {len(self.seeds)} seeds = {len(self.settings) * len(self.seeds)} members"
         )

@@ -65,7 +65,11 @@ class SweepResult:
         return self.algorithms[0].score
 
     def member(self, i: int) -> Result:
-        """One member with its algorithm and final state, to be evaluated, saved or continued alone."""
+        """One member with its algorithm and final state, to be evaluated, saved or continued alone.
+
+        Raises:
+            InputError: there is no such member.
+        """
         if not -len(self) <= i < len(self):
             raise InputError(f"member {i} is not accepted: expected one from 0 to {len(self) - 1}")
         algorithm = self.algorithms[i]
@@ -114,7 +118,11 @@ class SweepResult:
         )
 
     def to_pandas(self) -> Any:
-        """The table as a pandas DataFrame; needs the extra `pandas`."""
+        """The table as a pandas DataFrame; needs the extra `pandas`.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
         try:
             pandas = importlib.import_module("pandas")
         except ImportError as error:
@@ -129,7 +137,11 @@ class SweepResult:
             writer.writerows(zip(*(column.tolist() for column in self.table.values()), strict=True))
 
     def setting_scores(self, metric: str = "score", last: int = 5) -> np.ndarray:
-        """`[settings, seeds]`: `"score"`, as evaluated, or the mean of the last points of a curve."""
+        """`[settings, seeds]`: `"score"`, as evaluated, or the mean of the last points of a curve.
+
+        Raises:
+            InputError: a metric that is not known (with the nearest), or `last` below 1.
+        """
         return self._values(metric, last).reshape(len(self.settings), len(self.seeds))
 
     def ranking(self, metric: str = "score", last: int = 5) -> list[Best]:
@@ -137,6 +149,9 @@ class SweepResult:
 
         What the algorithms are judged by is ranked in its own direction, any other curve from the highest to the
         lowest.
+
+        Raises:
+            InputError: as `setting_scores` does.
         """
         means = self.setting_scores(metric, last).mean(axis=1)
         seeds = len(self.seeds)
@@ -145,11 +160,19 @@ class SweepResult:
         return [Best(self.settings[i], float(means[i]), list(range(i * seeds, (i + 1) * seeds))) for i in order]
 
     def best(self, metric: str = "score", last: int = 5) -> Best:
-        """The setting with the best mean over seeds."""
+        """The setting with the best mean over seeds.
+
+        Raises:
+            InputError: as `setting_scores` does.
+        """
         return self.ranking(metric, last)[0]
 
     def select(self, **values: Any) -> list[int]:
-        """The settings that have these values."""
+        """The settings that have these values.
+
+        Raises:
+            InputError: an axis that is not in the sweep (with the nearest), or values that no setting has.
+        """
         for name in values.keys() - self.axes.keys():
             raise InputError(f"axis {name} is not in this sweep: {nearest(name, self.axes)}")
         found = [i for i, s in enumerate(self.settings) if all(_same(s[k], v) for k, v in values.items())]
@@ -158,12 +181,20 @@ class SweepResult:
         return found
 
     def interquartile_mean(self, metric: str = "score", last: int = 5, **values: Any) -> Estimate:
-        """Over all seeds of the settings that have `values`, each setting being a stratum; with a 95 % interval."""
+        """Over all seeds of the settings that have `values`, each setting being a stratum; with a 95 % interval.
+
+        Raises:
+            InputError: as `setting_scores` and `select` do.
+        """
         scores = self.setting_scores(metric, last)
         return interquartile_mean(*(scores[i] for i in self.select(**values)))
 
     def marginal(self, axis: str, metric: str = "score", last: int = 5) -> dict[Any, Estimate]:
-        """For each value of an axis, or the label of an object, the interquartile mean over all settings with it."""
+        """For each value of an axis, or the label of an object, the interquartile mean over all settings with it.
+
+        Raises:
+            InputError: an axis that is not in the sweep (with the nearest); or as `setting_scores` does.
+        """
         if axis not in self.axes:
             raise InputError(f"axis {axis} is not in this sweep: {nearest(axis, self.axes)}")
         values = {_plain(setting[axis]): setting[axis] for setting in self.settings}
@@ -175,6 +206,9 @@ class SweepResult:
         """P(a run with the values `better` scores higher than one with `worse`), with a 95 % interval.
 
         Settings that agree in all other axes are compared with each other, and each such pair is a stratum.
+
+        Raises:
+            InputError: the two share no setting of the other axes; or as `setting_scores` and `select` do.
         """
         scores = self.setting_scores(metric, last)
         others = [name for name in self.axes if name not in better.keys() | worse.keys()]
@@ -192,6 +226,9 @@ class SweepResult:
         """Curves with bands, the effect of each axis, and parallel coordinates, as `out`.png and `out`.svg.
 
         `metric` is the curve that is drawn, by default what the score is in training.
+
+        Raises:
+            InputError: a metric that is not among the curves (with the nearest), or matplotlib is not installed.
         """
         return plot_sweep(self, metric or self.judged_by[0], Path(out))
 

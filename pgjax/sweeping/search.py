@@ -82,7 +82,11 @@ class SuccessiveHalving(Search):
     last: int = field("points of the curve to average before a rung", default=3, accepts="[1, inf)")
 
     def ends(self, points: int) -> list[int]:
-        """The points of a curve at which settings are pruned, and its end."""
+        """The points of a curve at which settings are pruned, and its end.
+
+        Raises:
+            InputError: a curve of so few points cannot be cut that often.
+        """
         ends = [round(points * self.eta**-k) for k in range(self.rungs, -1, -1)]
         if ends[0] < 1 or len(set(ends)) < len(ends):
             raise InputError(
@@ -130,7 +134,11 @@ class PBT(Search):
         return point % self.every == 0
 
     def check(self, algorithm: Any, axes: dict[str, list[Any] | ValueDistribution]) -> None:
-        """Refuse axes that cannot change while a member trains."""
+        """Refuse axes that cannot change while a member trains.
+
+        Raises:
+            InputError: naming the axis.
+        """
         for name in axes:
             if "." in name or not hasattr(algorithm, name) or not is_traced(algorithm, name):
                 raise InputError(f"PBT cannot change {name} while a member trains: expected Scalar fields")

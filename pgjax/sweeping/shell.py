@@ -92,11 +92,11 @@ def sweep(
         directory: where the sweep is kept. One that holds the same sweep continues it, to the same bits.
         points: how many points each curve has at most, each the mean over its part of the run: what a sweep keeps does
             not grow with its length.
-        episodes: episodes of each member's evaluation at the end. batch_size: how many members train together at most;
-        by default as many as fit into memory. devices: over how many local devices members are spread; by default all.
+        episodes: episodes of each member's evaluation at the end.
+        batch_size: how many members train together at most; by default as many as fit into memory.
+        devices: over how many local devices members are spread; by default all.
         checkpoint_every: points between checkpoints; by default about every minute, and so rarely that they take at
-        most
-            2 % of the time.
+            most 2 % of the time.
 
     Raises:
         InputError: an axis that is not known or not accepted, a size that is not positive, members that do not fit into

@@ -49,6 +49,7 @@ class ValueDistribution(NamedTuple):
         return jax.random.uniform(key, (n,), minval=low, maxval=high)
 
     def sample(self, key: Key, n: int) -> list[Any]:
+        """`n` values as Python numbers; of `choice` the values themselves."""
         drawn = np.asarray(self.draw(key, n)).tolist()
         return [self.arguments[i] for i in drawn] if self.kind == "choice" else drawn
 
@@ -57,22 +58,38 @@ class ValueDistribution(NamedTuple):
 
 
 def uniform(low: float, high: float) -> ValueDistribution:
-    """Uniform between `low` and `high`."""
+    """Uniform between `low` and `high`.
+
+    Raises:
+        InputError: `low` is not below `high`, or a bound is not finite.
+    """
     return _range("uniform", low, high, low < high)
 
 
 def log_uniform(low: float, high: float) -> ValueDistribution:
-    """Uniform in the logarithm, between two positive bounds."""
+    """Uniform in the logarithm, between two positive bounds.
+
+    Raises:
+        InputError: `low` is not positive and below `high`, or a bound is not finite.
+    """
     return _range("log_uniform", low, high, 0 < low < high)
 
 
 def integers(low: int, high: int) -> ValueDistribution:
-    """Whole numbers from `low` to `high`, both included."""
+    """Whole numbers from `low` to `high`, both included.
+
+    Raises:
+        InputError: the bounds are not whole numbers, `low` below `high`.
+    """
     return _range("integers", low, high, isinstance(low, int) and isinstance(high, int) and low < high)
 
 
 def choice(values: Any) -> ValueDistribution:
-    """Any of `values`, equally likely."""
+    """Any of `values`, equally likely.
+
+    Raises:
+        InputError: there are no values, or they are neither a list nor a one-dimensional array.
+    """
     values = _values("choice", values)
     return ValueDistribution("choice", tuple(values))
 
