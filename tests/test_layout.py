@@ -26,6 +26,7 @@ FILES = {
     "sweeping": ["space", "search", "plan", "result", "shell", "optuna"],
     "commands": ["presets", "flags", "cli"],
 }
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 ORDER = [f"{room}.{file}" for room, files in FILES.items() for file in ["__init__", *files]]
 
 
@@ -74,6 +75,46 @@ def test_no_module_has_the_name_of_a_public_function():
 def test_only_gymnax_py_knows_gymnax():
     users = {p.name for p in PACKAGE.rglob("*.py") if re.search(r"^\s*(import|from) gymnax", p.read_text(), re.M)}
     assert users <= {"gymnax.py"}
+
+
+def definitions(node, prefix=""):
+    """Every function and class in `node` and its classes, but not in its functions, with its dotted name."""
+    for child in ast.iter_child_nodes(node):
+        defined = isinstance(child, FUNCTIONS | ast.ClassDef)
+        name = f"{prefix}.{child.name}" if defined else prefix
+        if defined:
+            yield name, child
+        if not isinstance(child, FUNCTIONS):
+            yield from definitions(child, name)
+
+
+def test_every_public_definition_has_a_docstring():
+    missing = [
+        name
+        for path in PACKAGE.rglob("*.py")
+        for name, node in definitions(ast.parse(path.read_text()), name_of(path))
+        if not node.name.startswith("_") and not ast.get_docstring(node)
+    ]
+    assert not missing, f"{len(missing)} without a docstring: {', '.join(sorted(missing))}"
+
+
+def lines_of_code(function):
+    """From `def` to the end, without the docstring."""
+    lines = function.end_lineno - function.lineno + 1
+    if ast.get_docstring(function) is None:
+        return lines
+    docstring = function.body[0]
+    return lines - (docstring.end_lineno - docstring.lineno + 1)
+
+
+def test_no_function_is_longer_than_fifty_lines():
+    lengths = {
+        f"{name_of(path)}, line {node.lineno}: {node.name}": lines_of_code(node)
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, FUNCTIONS)
+    }
+    assert not {name: length for name, length in lengths.items() if length > 50}
 
 
 def run_python(code):
