@@ -96,6 +96,7 @@ class SuccessiveHalving(Search):
         return ends
 
     def window(self) -> int:
+        """The points of `last`."""
         return self.last
 
     def survivors(self, scores: Float[np.ndarray, "settings"]) -> Int[np.ndarray, "survivors"]:
@@ -131,6 +132,7 @@ class PBT(Search):
         return self.every
 
     def changes_after(self, point: int) -> bool:
+        """After every `every` points."""
         return point % self.every == 0
 
     def check(self, algorithm: Any, axes: dict[str, list[Any] | ValueDistribution]) -> None:
