@@ -203,6 +203,7 @@ def test_advantages_are_normalised_over_what_counts_only():
     np.testing.assert_allclose(ours, losses.normalized_advantage(advantage[:3]), rtol=1e-6)
 
 
+SLOW = pytest.mark.slow
 SOLVERS = {
     "reinforce": (pgjax.REINFORCE, {"num_steps": 1, "baseline": "value"}),
     "vpg": (pgjax.VPG, {}),
@@ -213,7 +214,7 @@ SOLVERS = {
 
 
 @pytest.mark.parametrize("continuous", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["choice", "number"])
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", [pytest.param(x, marks=SLOW) if x in ("vpg", "npg") else x for x in SOLVERS])
 def test_every_algorithm_answers_a_cue(tiny_algorithm, name, continuous):
     """The probe whose best return is 1: chance is 1/2 for a choice and below 0 for a number."""
     cls, fields = SOLVERS[name]

@@ -43,7 +43,7 @@ DIVIDED = {
 
 
 @pytest.mark.parametrize(
-    "name", ["ppo-mlp", "a2c", *(pytest.param(x, marks=pytest.mark.slow) for x in ("ppo-gru", "vpg"))]
+    "name", ["ppo-mlp", *(pytest.param(x, marks=pytest.mark.slow) for x in ("a2c", "ppo-gru", "vpg"))]
 )
 def test_a_run_divided_over_devices_is_the_undivided_one(name, tiny_algorithm, monkeypatch):
     """Episodes end, are cut and start anew on each device by itself; normalisers and clipping see all environments."""

@@ -48,7 +48,10 @@ def nine(tiny):
     return pgjax.sweep(tiny, **NINE)
 
 
-@pytest.mark.parametrize("network", [None, pgjax.GRU(hidden=(8,), memory_size=8)], ids=["mlp", "gru"])
+GRU = pytest.param(pgjax.GRU(hidden=(8,), memory_size=8), marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("network", [None, GRU], ids=["mlp", "gru"])
 def test_members_of_a_sweep_over_every_scalar_field_are_their_solo_runs(network, cartpole, tiny_ppo, train):
     algorithm = tiny_ppo(cartpole, network)
     axes = {
