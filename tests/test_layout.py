@@ -15,7 +15,7 @@ FILES = {
     "networks": ["distributions", "network", "torsos", "heads", "feedforward", "recurrent", "registry"],
     "learning": [
         *("acting", "normalize", "rollout", "returns"),
-        *("losses", "optimizers", "evaluation"),
+        *("losses", "optimizers", "natural_gradient", "evaluation"),
     ],
     "algorithms": ["on_policy", "reinforce", "vpg", "a2c", "npg", "trpo", "ppo"],
     "running": [

@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 from jax.flatten_util import ravel_pytree
 
-from pgjax.learning import optimizers
+from pgjax.learning import natural_gradient, optimizers
 from pgjax.networks.distributions import Categorical, DiagGaussian
 
 
@@ -241,7 +241,7 @@ def test_fisher_vector_product_is_the_dense_fisher_matrix(policy, fisher, params
 
     @jax.jit
     def dense_and_products(params, damping):
-        product = optimizers.fisher_vector_product(policy, params, damping)
+        product = natural_gradient.fisher_vector_product(policy, params, damping)
         columns = jax.vmap(lambda v: ravel_pytree(product(unravel(v)))[0])(jnp.eye(flat.size))
         return fisher(params), columns.T
 
@@ -264,7 +264,7 @@ def test_conjugate_gradient_solves_a_dense_system():
 
     _, unravel = ravel_pytree({"a": jnp.zeros((2, 2)), "b": jnp.zeros(2)})
     right = unravel(jnp.asarray(matrix @ x, jnp.float32))
-    solve = jax.jit(lambda right, iterations: optimizers.conjugate_gradient(product, right, iterations))
+    solve = jax.jit(lambda right, iterations: natural_gradient.conjugate_gradient(product, right, iterations))
     np.testing.assert_allclose(ravel_pytree(solve(right, 20))[0], x, rtol=1e-3, atol=1e-3)
     one_step = ravel_pytree(solve(right, 1))[0]
     b = matrix @ x
@@ -273,9 +273,9 @@ def test_conjugate_gradient_solves_a_dense_system():
 
 def test_natural_gradient_under_an_identity_fisher_is_the_gradient():
     gradient = {"w": normal(3, 2), "b": normal(2, seed=1)}
-    natural = optimizers.conjugate_gradient(lambda v: v, gradient, 10)
+    natural = natural_gradient.conjugate_gradient(lambda v: v, gradient, 10)
     jax.tree.map(lambda n, g: np.testing.assert_allclose(n, g, rtol=1e-6), natural, gradient)
-    halved = optimizers.conjugate_gradient(lambda v: jax.tree.map(lambda x: 2.0 * x, v), gradient, 10)
+    halved = natural_gradient.conjugate_gradient(lambda v: jax.tree.map(lambda x: 2.0 * x, v), gradient, 10)
     jax.tree.map(lambda n, g: np.testing.assert_allclose(n, g / 2, rtol=1e-6), halved, gradient)
 
 
@@ -287,7 +287,7 @@ def searched(limit, max_backtracks, step=4.0, shrink=0.5):
     def accept(new):
         return jnp.abs(new["x"][0] - 1.0) <= limit
 
-    new, fraction = optimizers.line_search(accept, params, steps, max_backtracks, shrink)
+    new, fraction = natural_gradient.line_search(accept, params, steps, max_backtracks, shrink)
     assert new["y"][0] == -new["x"][0]
     return float(new["x"][0]), float(fraction)
 
@@ -316,7 +316,7 @@ def test_line_search_leaves_the_parameters_when_nothing_is_accepted():
 def test_a_step_within_a_kl_has_that_kl_to_second_order():
     """F = diag(1, 4): d^T F d / 2 = max_kl for the scaled direction; a direction of zero stays zero."""
     scale = array(1.0, 4.0)
-    step = optimizers.within_kl(lambda v: scale * v, array(3.0, -1.0), 0.02)
+    step = natural_gradient.within_kl(lambda v: scale * v, array(3.0, -1.0), 0.02)
     assert float(0.5 * jnp.sum(step * scale * step)) == pytest.approx(0.02, rel=1e-5)
     assert float(step[0] / step[1]) == pytest.approx(-3.0)
-    np.testing.assert_array_equal(optimizers.within_kl(lambda v: scale * v, array(0.0, 0.0), 0.02), 0.0)
+    np.testing.assert_array_equal(natural_gradient.within_kl(lambda v: scale * v, array(0.0, 0.0), 0.02), 0.0)

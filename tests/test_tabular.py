@@ -18,7 +18,8 @@ from pgjax.algorithms.npg import policy_and_objective
 from pgjax.algorithms.on_policy import collect, gae_samples, samples_of
 from pgjax.environments.probes import TabularMDP
 from pgjax.learning import returns
-from pgjax.learning.optimizers import conjugate_gradient, fisher_vector_product, mean_gradient, shortened
+from pgjax.learning.natural_gradient import conjugate_gradient, fisher_vector_product, shortened
+from pgjax.learning.optimizers import mean_gradient
 from pgjax.learning.rollout import initial_rollout
 
 S, A, H, GAMMA = 3, 2, 4, 0.8

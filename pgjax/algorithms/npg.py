@@ -38,7 +38,8 @@ from pgjax.algorithms.on_policy import (
 from pgjax.core.algorithm import Key, Metrics, Params
 from pgjax.core.hyperparameters import Scalar, field, pytree
 from pgjax.learning import losses
-from pgjax.learning.optimizers import adam, conjugate_gradient, fisher_vector_product, shortened, within_kl
+from pgjax.learning.natural_gradient import conjugate_gradient, fisher_vector_product, shortened, within_kl
+from pgjax.learning.optimizers import adam
 from pgjax.networks.distributions import Distribution
 from pgjax.networks.network import Memory
 

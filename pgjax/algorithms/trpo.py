@@ -28,7 +28,8 @@ from pgjax.algorithms.on_policy import (
 from pgjax.core.algorithm import Key, Metrics, Params
 from pgjax.core.hyperparameters import Scalar, field, pytree
 from pgjax.learning import losses
-from pgjax.learning.optimizers import adam, conjugate_gradient, fisher_vector_product, line_search, within_kl
+from pgjax.learning.natural_gradient import conjugate_gradient, fisher_vector_product, line_search, within_kl
+from pgjax.learning.optimizers import adam
 
 
 @pytree
