@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pgjax.networks.feedforward import MLP as MLP
     from pgjax.networks.feedforward import Custom as Custom
     from pgjax.networks.recurrent import GRU as GRU
+    from pgjax.networks.transformer import Transformer as Transformer
     from pgjax.running.checkpoint import load_params as load_params
     from pgjax.running.checkpoint import save_params as save_params
     from pgjax.running.loop import train as train
@@ -56,6 +57,7 @@ _EXPORTS = {
     "MLP": "networks.feedforward",
     "CNN": "networks.feedforward",
     "GRU": "networks.recurrent",
+    "Transformer": "networks.transformer",
     "Custom": "networks.feedforward",
     "REINFORCE": "algorithms.reinforce",
     "VPG": "algorithms.vpg",

@@ -1,5 +1,6 @@
 """Every network keeps the interface's law: unroll is a scan of step, resets included."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -33,6 +34,16 @@ class NnxTorso(nnx.Module):
         return nnx.relu(self.linear(x))
 
 
+TINY = pgjax.Transformer(width=8, layers=2, num_heads=4, num_groups=2, mlp_width=6, context=4)
+OTHER_WAY = {
+    "positions": "learned",
+    "norm": "layer",
+    "gated": False,
+    "activation": "gelu",
+    "biases": True,
+    "query_key_norm": True,
+    "shared_torso": True,
+}
 VECTOR, GRID = Box((3,)), Box((6, 5, 2))
 NETWORKS = {
     "mlp": (pgjax.MLP(hidden=(8, 8)), VECTOR),
@@ -44,6 +55,8 @@ NETWORKS = {
     "gru-shared": (pgjax.GRU(hidden=(8,), memory_size=6, shared_torso=True), VECTOR),
     "mlp-squashed": (pgjax.MLP(hidden=(8,), squash=True, state_dependent_std=True), VECTOR),
     "gru-squashed": (pgjax.GRU(hidden=(8,), memory_size=6, squash=True, orthogonal_init=False), VECTOR),
+    "transformer": (TINY, VECTOR),
+    "transformer-learned": (dataclasses.replace(TINY, **OTHER_WAY), VECTOR),
     "linen": (pgjax.Custom(LinenTorso(8)), VECTOR),
     "nnx": (pgjax.Custom(nnx.bridge.to_linen(NnxTorso, 3, 8)), VECTOR),
 }
@@ -62,7 +75,7 @@ def test_unroll_is_a_scan_of_step(name):
     def both(key):
         params = network.init(key, observations, actions)
         params = jax.tree.map(lambda x: x + 0.1, params)  # biases and log_std start at zero
-        memory = jax.tree.map(lambda x: x + 0.5, network.initial_memory(B))
+        memory = jax.tree.map(lambda x: x + jnp.asarray(0.5, x.dtype), network.initial_memory(B))
         stepped = jax.lax.scan(lambda m, x: network.step(params, m, *x), memory, (obs, reset))
         return stepped, network.unroll(params, memory, obs, reset)
 
@@ -87,7 +100,47 @@ def test_memory_is_forgotten_at_a_reset_and_only_there():
         assert not np.allclose(after[name][1], from_nothing[name][1])
 
 
+@pytest.mark.parametrize("changes", [{}, OTHER_WAY], ids=["rotary", "learned"])
+def test_a_transformer_sees_its_context_of_its_episode_and_no_more(changes):
+    """A change of one observation reaches the steps that may attend to it, and no other."""
+    network = dataclasses.replace(TINY, layers=1, **changes)
+    params = network.init(jax.random.key(0), VECTOR, Discrete(2))
+    T, changed, new_episode = 12, 3, 5
+    obs = jax.random.normal(jax.random.key(1), (T, 1, 3))
+    unroll = jax.jit(lambda obs, reset: network.unroll(params, network.initial_memory(1), obs, reset)[1].value[:, 0])
+    for reset_at, reached in ((new_episode, range(changed, new_episode)), (None, range(changed, changed + 4))):
+        reset = jnp.zeros((T, 1), bool) if reset_at is None else jnp.zeros((T, 1), bool).at[reset_at].set(True)
+        before, after = (np.asarray(unroll(x, reset)) for x in (obs, obs.at[changed].add(1.0)))
+        moved = ~np.isclose(before, after, rtol=1e-5, atol=1e-7)
+        assert np.flatnonzero(moved).tolist() == list(reached)
+
+
+def test_rotary_positions_are_relative():
+    """An episode that starts late in an unroll is the episode that starts at once."""
+    params = TINY.init(jax.random.key(0), VECTOR, Discrete(2))
+    obs = jax.random.normal(jax.random.key(1), (9, 1, 3))
+    late = TINY.unroll(params, TINY.initial_memory(1), obs, jnp.zeros((9, 1), bool).at[6].set(True))[1]
+    at_once = TINY.unroll(params, TINY.initial_memory(1), obs[6:], jnp.zeros((3, 1), bool).at[0].set(True))[1]
+    np.testing.assert_allclose(late.value[6:], at_once.value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_heads": 3}, r"Transformer.num_heads = 3 is not accepted: expected a divisor of width = 64"),
+        ({"num_groups": 3}, r"Transformer.num_groups = 3 is not accepted: expected a divisor of num_heads = 4"),
+        ({"width": 12, "num_heads": 4}, r"rotary positions need heads of even width, not 3"),
+        ({"context": 0}, r"Transformer.context = 0"),
+        ({"norm": "batch"}, r"Transformer.norm = 'batch' is not accepted: expected one of 'rms', 'layer'"),
+    ],
+)
+def test_transformers_that_do_not_fit_are_refused(fields, message):
+    with pytest.raises(pgjax.InputError, match=message):
+        pgjax.Transformer(**fields)
+
+
 def test_only_recurrent_networks_have_memory():
+    assert has_memory(TINY)
     assert has_memory(pgjax.GRU())
     assert not has_memory(pgjax.MLP())
     assert not has_memory(pgjax.CNN())

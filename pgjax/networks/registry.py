@@ -3,6 +3,7 @@
 from pgjax.core.parts import Dataclasses
 from pgjax.networks.feedforward import CNN, MLP
 from pgjax.networks.recurrent import GRU
+from pgjax.networks.transformer import Transformer
 
-NETWORKS = Dataclasses("network", {"mlp": MLP, "cnn": CNN, "gru": GRU})
+NETWORKS = Dataclasses("network", {"mlp": MLP, "cnn": CNN, "gru": GRU, "transformer": Transformer})
 """A network that is not of these classes is somebody's own code."""
