@@ -7,21 +7,15 @@ Writes checkpoint_overhead.json and checkpoint_overhead.md.
 """
 
 import dataclasses
-import datetime
-import json
-import platform
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import jax
 import numpy as np
 import tyro
+from common import markdown, preset_ppo, write_report
 
 import pgjax
-from pgjax.commands.presets import preset
-from pgjax.running.config import to_config, versions
 from pgjax.running.directory import read_rows
 
 
@@ -40,8 +34,7 @@ def timed(ppo: pgjax.PPO, directory: Path, checkpoint_every: int) -> tuple[float
 
 
 def main(options: Options) -> None:
-    fields = preset("ppo", "CartPole-v1")
-    ppo = pgjax.PPO(pgjax.make("CartPole-v1"), **fields)
+    ppo = preset_ppo("CartPole-v1")
     with tempfile.TemporaryDirectory() as directory:
         base = Path(directory)
         for i in range(2):  # the first run also warms caches up
@@ -58,28 +51,14 @@ def main(options: Options) -> None:
                 print(f"{kind}: {seconds:.2f} s, {checkpoints} checkpoints", flush=True)
     medians = {kind: float(np.median(values)) for kind, values in times.items()}
     overhead = medians["with"] / medians["without"] - 1.0
-    table = (
-        "| | median seconds | all |\n|---|---:|---|\n"
-        + "".join(
-            f"| {kind} checkpoints | {medians[kind]:.2f} | {', '.join(f'{s:.2f}' for s in values)} |\n"
-            for kind, values in times.items()
-        )
-        + f"\nOverhead of checkpoints every {every} iterations (about {options.every:g} s): {100 * overhead:.2f} %.\n"
+    rows = [
+        [f"{kind} checkpoints", f"{medians[kind]:.2f}", ", ".join(f"{s:.2f}" for s in values)]
+        for kind, values in times.items()
+    ]
+    table = markdown(["", "median seconds", "all"], rows) + (
+        f"\nOverhead of checkpoints every {every} iterations (about {options.every:g} s): {100 * overhead:.2f} %.\n"
     )
-    print(table)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "checkpoint_overhead.md").write_text(table)
-    report = {
-        "command": f"python experiments/checkpoint_overhead.py {' '.join(sys.argv[1:])}".rstrip(),
-        "date": datetime.date.today().isoformat(),
-        "device": f"{jax.devices()[0].device_kind} ({platform.machine()})",
-        "versions": versions(),
-        "config": to_config(ppo),
-        "checkpoint_every": every,
-        "seconds": times,
-        "overhead": overhead,
-    }
-    (options.out / "checkpoint_overhead.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_report(options.out, table, ppo, {"checkpoint_every": every, "seconds": times, "overhead": overhead})
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ from pgjax.running.config import to_config, versions
 
 def preset_algorithm(name: str, env_id: str, **changes: Any) -> Any:
     """An algorithm as the command line would make it, with some fields changed."""
-    fields = preset(name, env_id)
+    fields = {"env": pgjax.make(env_id)} | preset(name, env_id)
     if "network" in fields:
         fields["network"] = NETWORKS.make(**fields["network"])
-    return algorithm_class(name)(pgjax.make(env_id), **(fields | changes))
+    return algorithm_class(name)(**(fields | changes))
 
 
 def preset_ppo(env_id: str, **changes: Any) -> pgjax.PPO:

@@ -12,9 +12,9 @@ import gymnasium
 import jax
 import numpy as np
 import tyro
+from common import preset_ppo
 
 import pgjax
-from pgjax.commands.presets import preset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ def play(act: Any, episodes: int) -> np.ndarray:
 
 
 def main(options: Options) -> None:
-    ppo = pgjax.PPO(pgjax.make("CartPole-v1"), **preset("ppo", "CartPole-v1"))
+    ppo = preset_ppo("CartPole-v1")
     state, _ = jax.jit(pgjax.train)(ppo, jax.random.key(options.seed))
     here = pgjax.evaluate(ppo, state, jax.random.key(options.seed), options.episodes)
     there = play(exported_policy(state.params), options.episodes)

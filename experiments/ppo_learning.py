@@ -8,10 +8,6 @@ learning curves). The presets were tuned on seeds from 1000 on; the seeds report
 """
 
 import dataclasses
-import datetime
-import json
-import platform
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -21,11 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from scipy import stats
+from common import markdown, preset_ppo, pyplot, text_of, write_report
 
 import pgjax
-from pgjax.commands.presets import preset
-from pgjax.networks.registry import NETWORKS
+from pgjax.reporting.statistics import Estimate, interquartile_mean
 from pgjax.running.config import to_config
 
 GOALS = {
@@ -47,11 +42,9 @@ class Options:
     out: Annotated[Path, tyro.conf.arg(help="directory of the results")] = Path("experiments/results")
 
 
-def from_preset(env_id: str, network: Any = None) -> pgjax.PPO:
-    """PPO as the command line would make it, or with another network."""
-    fields = preset("ppo", env_id)
-    tuned = NETWORKS.make(**fields.pop("network", {"name": "mlp"}))
-    return pgjax.PPO(pgjax.make(env_id, **ENV_PARAMS.get(env_id, {})), network=network or tuned, **fields)
+def from_preset(env_id: str, **changes: Any) -> pgjax.PPO:
+    """PPO as the command line would make it, with some fields changed, on the environment of the table."""
+    return preset_ppo(env_id, env=pgjax.make(env_id, **ENV_PARAMS.get(env_id, {})), **changes)
 
 
 def train_seeds(ppo: pgjax.PPO, seeds: int, episodes: int) -> dict[str, Any]:
@@ -74,58 +67,43 @@ def train_seeds(ppo: pgjax.PPO, seeds: int, episodes: int) -> dict[str, Any]:
     }
 
 
-def interquartile_mean(x: np.ndarray, axis: int = -1) -> np.ndarray:
-    return stats.trim_mean(x, 0.25, axis=axis)
-
-
 def row(name: str, ppo: pgjax.PPO, goal: float | None, options: Options) -> dict[str, Any]:
     result = train_seeds(ppo, options.seeds, options.episodes)
-    returns = np.array(result["returns"])
-    interval = stats.bootstrap(
-        (returns,), interquartile_mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
+    middle = interquartile_mean(result["returns"], resamples=10_000)
     found = {
         "name": name,
         "steps": ppo.num_iterations * ppo.steps_per_iteration,
-        "interquartile_mean": float(interquartile_mean(returns)),
-        "interval_95": [float(interval.low), float(interval.high)],
+        "interquartile_mean": middle.value,
+        "interval_95": [middle.low, middle.high],
         "goal": goal,
         "config": to_config(ppo) | {"seed": list(range(options.seeds))},
     } | result
-    print(
-        f"{name}: interquartile mean {found['interquartile_mean']:.2f} "
-        f"[{interval.low:.2f}, {interval.high:.2f}], goal {goal}, {found['seconds_run']} s",
-        flush=True,
-    )
+    print(f"{name}: interquartile mean {text_of(middle)}, goal {goal}, {found['seconds_run']} s", flush=True)
     return found
 
 
 def table(rows: list[dict[str, Any]], options: Options) -> str:
     lines = [
-        "| environment | env steps | interquartile mean [95 % interval] | min | max | goal |",
-        "|---|---:|---:|---:|---:|---:|",
+        [
+            r["name"],
+            f"{r['steps']:,}",
+            text_of(Estimate(r["interquartile_mean"], *r["interval_95"])),
+            f"{min(r['returns']):.2f}",
+            f"{max(r['returns']):.2f}",
+            "chance: 0" if r["goal"] is None else f">= {r['goal']:g}",
+        ]
+        for r in rows
     ]
-    for r in rows:
-        low, high = r["interval_95"]
-        figure = f"{r['interquartile_mean']:.2f} [{low:.2f}, {high:.2f}]"
-        goal = "chance: 0" if r["goal"] is None else f">= {r['goal']:g}"
-        line = (
-            f"| {r['name']} | {r['steps']:,} | {figure} | {min(r['returns']):.2f} | {max(r['returns']):.2f} | {goal} |"
-        )
-        lines.append(line)
-    lines.append(f"\n{options.seeds} seeds, each evaluated greedily over {options.episodes} complete episodes.")
-    return "\n".join(lines) + "\n"
+    header = ["environment", "env steps", "interquartile mean [95 % interval]", "min", "max", "goal"]
+    return markdown(header, lines) + (
+        f"\n{options.seeds} seeds, each evaluated greedily over {options.episodes} complete episodes.\n"
+    )
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     columns = min(4, len(rows))
     height = -(-len(rows) // columns)
-    figure, axes = plt.subplots(height, columns, figsize=(3.4 * columns, 2.6 * height), squeeze=False)
+    figure, axes = pyplot().subplots(height, columns, figsize=(3.4 * columns, 2.6 * height), squeeze=False)
     for ax in axes.flat[len(rows) :]:
         ax.axis("off")
     for ax, r in zip(axes.flat, rows, strict=False):
@@ -153,19 +131,12 @@ def main(options: Options) -> None:
         params = "".join(f" {k}={v}" for k, v in ENV_PARAMS.get(env_id, {}).items())
         if env_id == "MemoryChain-bsuite":
             rows.append(row(f"{env_id}{params}, GRU", from_preset(env_id), GOALS[env_id], options))
-            rows.append(row(f"{env_id}{params}, MLP", from_preset(env_id, pgjax.MLP()), None, options))
+            rows.append(row(f"{env_id}{params}, MLP", from_preset(env_id, network=pgjax.MLP()), None, options))
         else:
             rows.append(row(env_id + params, from_preset(env_id), GOALS.get(env_id), options))
-    options.out.mkdir(parents=True, exist_ok=True)
+    kept = [{name: value for name, value in r.items() if name != "curves"} for r in rows]
+    write_report(options.out, table(rows, options), from_preset(options.envs[0]), {"rows": kept})
     plot(rows, options.out / "ppo_learning.png")
-    (options.out / "ppo_learning.md").write_text(table(rows, options))
-    report = {
-        "command": f"python experiments/{Path(__file__).name} {' '.join(sys.argv[1:])}".rstrip(),
-        "date": datetime.date.today().isoformat(),
-        "device": f"{jax.devices()[0].device_kind} ({platform.machine()})",
-        "rows": [{k: v for k, v in r.items() if k != "curves"} for r in rows],
-    }
-    (options.out / "ppo_learning.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

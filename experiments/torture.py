@@ -9,10 +9,7 @@ and every line of its metrics must equal those of a run that nobody disturbed. W
 """
 
 import dataclasses
-import datetime
-import json
 import os
-import platform
 import random
 import resource
 import shutil
@@ -27,9 +24,9 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import tyro
+from common import markdown, write_report
 
 import pgjax
-from pgjax.running.config import versions
 from pgjax.running.directory import read_rows
 
 FLAGS = [
@@ -184,6 +181,7 @@ def main(options: Options) -> None:
         base = Path(directory)
         whole = base / "whole"
         finish(whole, options)
+        algorithm = pgjax.load(whole).algorithm
         cases = [
             killed(base, whole, options, rng),
             signalled(base, whole, options, signal.SIGTERM),
@@ -191,23 +189,18 @@ def main(options: Options) -> None:
             damaged(base, whole, options),
             full_disk(base, whole, options),
         ]
-    lines = ["| case | survived | recorded iterations lost, median (max) | wrong at the end |", "|---|---:|---:|---|"]
-    for case in cases:
-        lost = f"{np.median(case['lost']):.0f} ({max(case['lost'])})" if case["lost"] else ""
-        lines.append(f"| {case['case']} | {case['survived']} | {lost} | {', '.join(case['wrong']) or 'nothing'} |")
-    lines.append(f"\nA run of {options.iterations} iterations with a checkpoint every 25.")
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "torture.md").write_text("\n".join(lines) + "\n")
-    report = {
-        "command": f"python experiments/torture.py {' '.join(sys.argv[1:])}".rstrip(),
-        "date": datetime.date.today().isoformat(),
-        "device": f"{jax.devices()[0].device_kind} ({platform.machine()})",
-        "versions": versions(),
-        "flags": FLAGS,
-        "cases": cases,
-    }
-    (options.out / "torture.json").write_text(json.dumps(report, indent=1) + "\n")
-    print("\n".join(lines))
+    rows = [
+        [
+            case["case"],
+            str(case["survived"]),
+            f"{np.median(case['lost']):.0f} ({max(case['lost'])})" if case["lost"] else "",
+            ", ".join(case["wrong"]) or "nothing",
+        ]
+        for case in cases
+    ]
+    header = ["case", "survived", "recorded iterations lost, median (max)", "wrong at the end"]
+    table = markdown(header, rows) + f"\nA run of {options.iterations} iterations with a checkpoint every 25.\n"
+    write_report(options.out, table, algorithm, {"flags": FLAGS, "cases": cases})
     if any(case["wrong"] for case in cases):
         sys.exit("the run did not survive")
 
