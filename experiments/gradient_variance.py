@@ -23,6 +23,7 @@ from tabular import (
     Setting,
     action_values,
     cartpole,
+    credited,
     expected_return,
     gradients,
     interval,
@@ -98,8 +99,7 @@ class Options:
 
 def credit_of(setting: Setting, credit: Any, baseline: Any, batch: Transition) -> jax.Array:
     """REINFORCE's weights of the scores."""
-    reinforce = dataclasses.replace(setting.algorithm, credit=credit, baseline=baseline)
-    return reinforce._credited(setting.state.params, batch)[0].advantage
+    return credited(setting, batch, credit=credit, baseline=baseline)[0]
 
 
 def n_values(horizon: int) -> list[int]:
@@ -118,8 +118,8 @@ def bootstrapped(setting: Setting, batch: Transition) -> list[jax.Array]:
         returns.n_step(batch.reward, batch.next_value, *ends, gamma, n) - batch.value
         for n in n_values(setting.algorithm.num_steps)
     ]
-    _, counted = setting.algorithm._credited(setting.state.params, batch)
-    return [jnp.where(counted, advantage, 0.0) for advantage in found]
+    _, counted = credited(setting, batch)
+    return [counted * advantage for advantage in found]
 
 
 def bootstrapped_names(setting: Setting) -> list[str]:

@@ -20,6 +20,7 @@ from scipy import integrate, stats
 from tabular import (
     Setting,
     cartpole,
+    credited,
     interval,
     moments,
     random_logits,
@@ -72,13 +73,12 @@ def baselines(constant: float, batch: Transition) -> dict[str, jnp.ndarray]:
 
 def weights(setting: Setting, constant: float, batch: Transition) -> jnp.ndarray:
     """Of the score alone, and of the reward-to-go less each baseline."""
-    reinforce = dataclasses.replace(setting.algorithm, baseline="value")
-    credited = [
-        reinforce._credited(setting.state.params, batch._replace(value=baseline))
+    found = [
+        credited(setting, batch._replace(value=baseline), baseline="value")
         for baseline in baselines(constant, batch).values()
     ]
-    _, counted = credited[0]
-    return jnp.stack([counted.astype(jnp.float32), *(learned.advantage for learned, _ in credited)])
+    _, counted = found[0]
+    return jnp.stack([counted, *(weight for weight, _ in found)])
 
 
 NAMES = [SCORE, NONE, "constant", "V(s)", "-V(s)", CONTROL]

@@ -15,8 +15,8 @@ import tyro
 from common import markdown, preset_ppo, settings_report, text_of, write_report
 
 import pgjax
+from pgjax.reporting.plotting import label
 from pgjax.reporting.statistics import Estimate
-from pgjax.sweeping.result import label
 
 
 @dataclasses.dataclass(frozen=True)

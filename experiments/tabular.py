@@ -18,9 +18,11 @@ from common import preset_ppo
 from jax.flatten_util import ravel_pytree
 
 import pgjax
-from pgjax.algorithms.on_policy import OnPolicyState, collect, samples
-from pgjax.core.algorithm import Key, Metrics, Params
+from pgjax.algorithms.on_policy import OnPolicyState, collect, samples_of
+from pgjax.core.algorithm import Key, Params
+from pgjax.core.metrics import numbers
 from pgjax.environments.probes import TabularMDP
+from pgjax.learning.optimizers import mean_gradient
 from pgjax.learning.rollout import Transition, initial_rollout
 from pgjax.reporting.statistics import Estimate
 
@@ -106,7 +108,7 @@ def values(mdp: TabularMDP, logits: jax.Array) -> jax.Array:
 def cartpole(num_envs: int, limit: int, iterations: int, fit_iterations: int) -> Setting:
     """PPO after so many iterations; then REINFORCE's regression fits the value while the policy stands still."""
     env = pgjax.make("CartPole-v1", max_steps_in_episode=limit)
-    ppo = dataclasses.replace(preset_ppo("CartPole-v1"), env=env)
+    ppo = preset_ppo("CartPole-v1", env=env)
     trained, _ = steps(ppo, ppo.init(jax.random.key(0)), iterations)
     fitting = pgjax.REINFORCE(
         env,
@@ -133,8 +135,14 @@ def cartpole(num_envs: int, limit: int, iterations: int, fit_iterations: int) ->
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def steps(algorithm: Any, state: Any, iterations: int) -> tuple[Any, Metrics]:
-    return jax.lax.scan(lambda state, _: algorithm.step(state), state, length=iterations)
+def steps(algorithm: Any, state: Any, iterations: int) -> tuple[Any, dict[str, jax.Array]]:
+    """The state after so many iterations, and the figures of each."""
+
+    def step(state: Any, _: None) -> tuple[Any, dict[str, jax.Array]]:
+        state, metrics = algorithm.step(state)
+        return state, numbers(metrics)
+
+    return jax.lax.scan(step, state, length=iterations)
 
 
 def fresh_batch(setting: Setting, key: Key) -> Transition:
@@ -144,14 +152,21 @@ def fresh_batch(setting: Setting, key: Key) -> Transition:
     return collect(algorithm, state._replace(rollout=rollout), key)[1]
 
 
+def credited(setting: Setting, batch: Transition, **switches: Any) -> tuple[jax.Array, jax.Array]:
+    """`[T, B]`: what REINFORCE with these switches weighs the scores by, 0 where a step does not count; and 1 where it
+    does, else 0."""
+    reinforce = dataclasses.replace(setting.algorithm, **switches)
+    samples, _ = reinforce._samples(setting.state.params, batch)
+    return samples.weight * samples.advantage, samples.weight
+
+
 def gradients(setting: Setting, batch: Transition, weights: jax.Array) -> jax.Array:
     """`[expressions, parameters]`: the mean over episodes of sum_t weight_t grad log pi, for weights
     `[expressions, T, B]`."""
     algorithm, params = setting.algorithm, setting.state.params
 
     def gradient(weight: jax.Array) -> jax.Array:
-        learned = samples(batch, weight, weight)
-        grads, _ = jax.grad(algorithm.loss, has_aux=True)(params, (), learned, jnp.ones_like(batch.reset))
+        grads, _ = mean_gradient(algorithm.loss)(params, (), samples_of(batch, weight, weight))
         return -algorithm.num_steps * ravel_pytree(setting.policy(grads))[0]
 
     return jax.vmap(gradient)(weights)

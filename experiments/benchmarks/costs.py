@@ -5,8 +5,9 @@
 PPO on CartPole, 64 environments, 128 steps. `step`: iterations of variants of one algorithm, by the programs of
 `pgjax.run`, alternated in one process. `limit counted as death` never asks for the value of an observation that the
 next step does not see; CartPole has a limit of 100 steps here, so that episodes are often cut. `run`: whole runs of
-2,000,000 steps with and without a directory at default settings, that is with metrics, checkpoints and evaluations,
-compiling not counted. Writes costs.json (config and every timing) and costs.md.
+2,000,000 steps with and without a directory at default settings, that is with metrics, and with checkpoints and
+evaluations when the clock says so and at the end, compiling not counted. Writes costs.json (config and every timing)
+and costs.md.
 """
 
 import dataclasses

@@ -21,7 +21,7 @@ from common import pyplot as pyplot
 from common import write_report
 
 from pgjax.core.cores import count_cores
-from pgjax.running.compile import compile_run
+from pgjax.running.compile import ROWS, compile_programs, divided, spread
 from pgjax.running.config import from_config, to_config
 from pgjax.running.population import copies
 
@@ -48,14 +48,15 @@ def compiled_iterations(algorithm: Any, seeds: int, iterations: int) -> Program:
     if seeds > 1:
         algorithm, key = copies(algorithm, seeds), jax.random.split(key, seeds)
     start = time.perf_counter()
-    programs = compile_run(algorithm, episodes=None)
+    layout = spread(algorithm) if seeds > 1 else divided(algorithm)
+    programs = compile_programs(algorithm, layout, ROWS, None)
     seconds = time.perf_counter() - start
-    algorithm, key = jax.device_put((algorithm, key), (programs.algorithm_sharding, programs.sharding))
+    algorithm, key = layout.place_algorithm(algorithm), layout.place(key)
 
     def run(state: Any) -> tuple[Any, Any]:
-        return programs.chunk(algorithm, state, np.int32(iterations))
+        return programs.advance(algorithm, state, np.int32(iterations))
 
-    return Program(run, programs.init(algorithm, key), seconds, programs.chunk.memory_analysis())
+    return Program(run, programs.init(algorithm, key), seconds, programs.advance.memory_analysis())
 
 
 class Training:

@@ -1,7 +1,8 @@
 """Whether what made training faster kept the learning: many seeds of the tuned PPO before and after, each as one sweep.
 
-    git worktree add before 801a98e         # the last version before the speed-ups
-    PYTHONPATH=before python experiments/benchmarks/learning.py --version before
+    git worktree add before 801a98e                    # the last version before the speed-ups
+    git -C before checkout 9886f24 -- experiments      # and this script for the modules it has
+    PYTHONPATH=before python before/experiments/benchmarks/learning.py --version before
     python experiments/benchmarks/learning.py --version after
     python experiments/benchmarks/learning.py
 

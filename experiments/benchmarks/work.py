@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import pgjax
-from pgjax.algorithms.on_policy import Samples, num_columns
+from pgjax.algorithms.on_policy import Samples, num_sequences
 from pgjax.networks.network import has_memory
 
 SQUARE = ((1024, 1024), (1024, 1024), (((1,), (0,)), ((), ())))
@@ -29,7 +29,7 @@ class Work(NamedTuple):
 
 def work(ppo: pgjax.PPO) -> Work:
     """A network with memory learns in a loop over time, which XLA counts once: one turn of it, times its length."""
-    pieces, size = ppo.num_steps if has_memory(ppo.network) else 1, num_columns(ppo) // ppo.num_minibatches
+    pieces, size = ppo.num_steps if has_memory(ppo.network) else 1, num_sequences(ppo) // ppo.num_minibatches
     state = jax.eval_shape(ppo.init, jax.random.key(0))
 
     def act(state: Any, obs: Any, reset: Any) -> Any:
@@ -40,7 +40,7 @@ def work(ppo: pgjax.PPO) -> Work:
         def array(dtype: Any, *shape: int) -> Any:
             return jax.ShapeDtypeStruct((steps, size, *shape), dtype)
 
-        arrays = dict.fromkeys(Samples._fields, array(jnp.float32)) | {"policy": None}
+        arrays = dict.fromkeys(Samples._fields, array(jnp.float32)) | {"weight": None, "policy": None}
         arrays |= {"obs": array(jnp.float32, *state.rollout.obs.shape[1:]), "reset": array(bool)}
         return Samples(**arrays | {"action": array(action.dtype, *action.shape[1:])})
 
@@ -49,7 +49,8 @@ def work(ppo: pgjax.PPO) -> Work:
     memory = jax.eval_shape(lambda: ppo.network.initial_memory(size))
 
     def loss(*args: Any) -> Any:
-        return ppo.loss(*args, jnp.float32(ppo.kl_coef))
+        value, metrics = ppo.loss(*args, jnp.float32(ppo.kl_coef))
+        return jnp.mean(value), jax.tree.map(jnp.mean, metrics)
 
     gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)  # also of what was remembered before
     passes = ppo.num_epochs * ppo.num_minibatches / ppo.steps_per_iteration

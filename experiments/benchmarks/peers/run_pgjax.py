@@ -8,7 +8,7 @@ from child import Course, answer, read_task, timed
 
 import pgjax
 from pgjax.commands.presets import preset
-from pgjax.running.compile import MAX_CHUNK, compile_run
+from pgjax.running.compile import MAX_CHUNK, ROWS, compile_programs, divided, spread
 from pgjax.running.population import copies
 
 
@@ -16,20 +16,21 @@ class Trainer:
     """The programs of `pgjax.run`, compiled, and what they are called with."""
 
     def __init__(self, ppo: pgjax.PPO, seeds: int, episodes: int | None) -> None:
-        self.subject = ppo if seeds == 1 else copies(ppo, seeds)
-        self.programs = compile_run(self.subject, episodes)
-        self.subject = jax.device_put(self.subject, self.programs.algorithm_sharding)
+        subject: Any = ppo if seeds == 1 else copies(ppo, seeds)
+        self.layout = divided(subject) if seeds == 1 else spread(subject)
+        self.programs = compile_programs(subject, self.layout, ROWS, episodes)
+        self.subject = self.layout.place_algorithm(subject)
 
     def init(self, key: jax.Array) -> Any:
-        return self.programs.init(self.subject, jax.device_put(key, self.programs.sharding))
+        return self.programs.init(self.subject, self.layout.place(key))
 
     def train(self, state: Any, iterations: int) -> Any:
         for done in range(0, iterations, MAX_CHUNK):
-            state, _ = self.programs.chunk(self.subject, state, np.int32(min(MAX_CHUNK, iterations - done)))
+            state, _ = self.programs.advance(self.subject, state, np.int32(min(MAX_CHUNK, iterations - done)))
         return jax.block_until_ready(state)
 
     def evaluate(self, state: Any) -> np.ndarray:
-        return np.asarray(self.programs.scores(self.subject, state)["return_mean"])
+        return np.asarray(self.programs.evaluate(self.subject, state)["return_mean"])
 
 
 def timed_training(ppo: pgjax.PPO, seeds: int, evaluations: int, episodes: int, calls: int) -> dict[str, Any]:
