@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgjax.core.metrics import Count, Greatest, Least, Mean, counting, is_absent, merged, nothing, number, numbers
+from pgjax.core.metrics import Count, Greatest, Least, Mean, identity, is_absent, merge, mergeable, number, numbers
 
 
 def metrics_of(returns):
@@ -21,10 +21,10 @@ def metrics_of(returns):
 
 def test_merged_metrics_are_those_of_all_episodes_together():
     iterations = [[], [3.0, 1.0, 2.0], [], [10.0]]
-    parts = [{name: counting(metric) for name, metric in metrics_of(x).items()} for x in iterations]
-    together = {name: nothing(metric) for name, metric in parts[0].items()}
+    parts = [{name: mergeable(metric) for name, metric in metrics_of(x).items()} for x in iterations]
+    together = {name: identity(metric) for name, metric in parts[0].items()}
     for part in parts:
-        together = {name: merged(together[name], metric) for name, metric in part.items()}
+        together = {name: merge(together[name], metric) for name, metric in part.items()}
     found = numbers(together)
     assert {name: float(x) for name, x in found.items()} == {
         "mean": 4.0,

@@ -16,7 +16,7 @@ from pgjax.core.devices import env_mesh
 from pgjax.core.metrics import numbers
 from pgjax.learning import losses
 from pgjax.learning.optimizers import mean_gradient
-from pgjax.running.compile import ROWS, compile_programs, divided, spread
+from pgjax.running.compile import ROWS, compile_programs, env_layout, member_layout
 from pgjax.running.population import copies
 
 
@@ -53,9 +53,9 @@ def test_a_run_divided_over_devices_is_the_undivided_one(name, tiny_algorithm, m
     sizes = {"num_envs": 16, "total_steps": 3 * 16 * 8, "max_grad_norm": 0.1}
     algorithm = tiny_algorithm(cls, env, **(fields | sizes))
     assert [n for n in range(1, 9) if algorithm.divides_into(n)] == [n for n in (1, 2, 4, 8) if n <= devices]
-    used, shared = trained(algorithm, jax.random.key(0), divided(algorithm, min(devices + 1, 8)))
+    used, shared = trained(algorithm, jax.random.key(0), env_layout(algorithm, min(devices + 1, 8)))
     assert used == devices
-    used, alone = trained(algorithm, jax.random.key(0), divided(algorithm, 1))
+    used, alone = trained(algorithm, jax.random.key(0), env_layout(algorithm, 1))
     assert used == 1
     assert_close(shared, alone)
     assert np.sum(alone[1]["episodes"]) > 16
@@ -86,20 +86,20 @@ def test_a_weighted_mean_over_devices_is_the_weighted_mean():
 
 def test_a_small_run_is_not_divided(tiny):
     assert [n for n in range(1, 9) if tiny.divides_into(n)] == []
-    assert divided(tiny).mesh.size == 1
+    assert env_layout(tiny).mesh.size == 1
 
 
 def test_members_of_a_run_are_spread_and_trained_a_few_at_a_time(tiny, monkeypatch):
     """Six members on three devices; the two of each device at once, or one after the other."""
     subject, keys = copies(tiny, 6), jax.random.split(jax.random.key(0), 6)
-    used, apart = trained(subject, keys, spread(subject, 4))
+    used, apart = trained(subject, keys, member_layout(subject, 4))
     assert used == 3
     monkeypatch.setattr("pgjax.running.population.STEPS_AT_ONCE", 2 * tiny.steps_per_iteration)
-    used, in_pairs = trained(subject, keys, spread(subject, 1))
+    used, in_pairs = trained(subject, keys, member_layout(subject, 1))
     assert used == 1
     assert_close(apart, in_pairs)
     for i in (0, 5):
-        _, alone = trained(tiny, keys[i], divided(tiny, 1))
+        _, alone = trained(tiny, keys[i], env_layout(tiny, 1))
         assert_close(jax.tree.map(lambda x, i=i: x[i], (in_pairs[0], in_pairs[2])), (alone[0], alone[2]))
         assert_close({name: x[:, i] for name, x in in_pairs[1].items()}, alone[1])
 

@@ -21,7 +21,7 @@ from common import pyplot as pyplot
 from common import write_report
 
 from pgjax.core.cores import count_cores
-from pgjax.running.compile import ROWS, compile_programs, divided, spread
+from pgjax.running.compile import ROWS, compile_programs, env_layout, member_layout
 from pgjax.running.config import from_config, to_config
 from pgjax.running.population import copies
 
@@ -48,7 +48,7 @@ def compiled_iterations(algorithm: Any, seeds: int, iterations: int) -> Program:
     if seeds > 1:
         algorithm, key = copies(algorithm, seeds), jax.random.split(key, seeds)
     start = time.perf_counter()
-    layout = spread(algorithm) if seeds > 1 else divided(algorithm)
+    layout = member_layout(algorithm) if seeds > 1 else env_layout(algorithm)
     programs = compile_programs(algorithm, layout, ROWS, None)
     seconds = time.perf_counter() - start
     algorithm, key = layout.place_algorithm(algorithm), layout.place(key)

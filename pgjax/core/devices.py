@@ -39,7 +39,7 @@ def member_mesh(devices: int | None, members: int) -> Mesh:
     return Mesh(np.array(jax.local_devices()[: min(local_devices(devices), members)]), tuple(MEMBERS))
 
 
-def dividing(mesh: Mesh, members: int) -> Mesh:
+def equal_shares(mesh: Mesh, members: int) -> Mesh:
     """As many of its devices as divide the members into equal shares."""
     size = max(n for n in range(1, mesh.size + 1) if members % n == 0)
     return Mesh(mesh.devices[:size], mesh.axis_names)

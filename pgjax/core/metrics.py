@@ -44,20 +44,20 @@ Metric: TypeAlias = Number | Mean | Count | Least | Greatest
 """A bare number is a mean over one iteration."""
 
 
-def counting(metric: Metric) -> Metric:
+def mergeable(metric: Metric) -> Metric:
     """A metric that can be merged: a bare number as the mean over itself."""
     if isinstance(metric, (Mean, Count, Least, Greatest)):
         return metric
     return Mean(jnp.asarray(metric, jnp.float32), jnp.ones(jnp.shape(metric)))
 
 
-def nothing(metric: Metric) -> Metric:
+def identity(metric: Metric) -> Metric:
     """What merges with `metric`, a shape or an array, into itself."""
     empty = jnp.inf if isinstance(metric, Least) else -jnp.inf if isinstance(metric, Greatest) else 0
     return jax.tree.map(lambda x: jnp.full(x.shape, empty, x.dtype), metric)
 
 
-def merged(a: Metric, b: Metric) -> Metric:
+def merge(a: Metric, b: Metric) -> Metric:
     """Two metrics of one kind, neither bare, as the metric of both parts together."""
     combine = jnp.minimum if isinstance(a, Least) else jnp.maximum if isinstance(a, Greatest) else jnp.add
     return jax.tree.map(combine, a, b)

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from pgjax.core.algorithm import Algorithm, Scores
-from pgjax.core.devices import MEMBERS, dividing, env_mesh, everywhere, local_devices, member_mesh
+from pgjax.core.devices import MEMBERS, env_mesh, equal_shares, everywhere, local_devices, member_mesh
 from pgjax.core.errors import InputError
 from pgjax.running.loop import train_chunk, train_means
 from pgjax.running.population import Population, all_finite, signature, stack
@@ -80,22 +80,22 @@ class Programs(NamedTuple):
     """(algorithm, state, num_iterations) -> (state, report), as was asked for; `state` is donated."""
     evaluate: Any
     """(algorithm, state) -> scores; None where no evaluation was asked for."""
-    reported: Any
+    report: Any
     """The shapes of that report."""
     scores: tuple[str, ...]
     bytes_needed: int
     """By training, on all devices together."""
 
 
-def divided(algorithm: Algorithm, devices: int | None = None) -> Layout:
+def env_layout(algorithm: Algorithm, devices: int | None = None) -> Layout:
     """A single algorithm on as many of `devices`, by default all local ones, as it says that it divides into."""
     there = local_devices(devices)
     return _layout(algorithm, env_mesh(max(n for n in range(1, there + 1) if n == 1 or algorithm.divides_into(n))), 0)
 
 
-def spread(population: Population, devices: int | None = None) -> Layout:
+def member_layout(population: Population, devices: int | None = None) -> Layout:
     """A population over as many of `devices`, by default all local ones, as divide its members into equal shares."""
-    return _layout(population, dividing(member_mesh(devices, population.size), population.size), population.size)
+    return _layout(population, equal_shares(member_mesh(devices, population.size), population.size), population.size)
 
 
 def _layout(algorithm: Any, mesh: Mesh, members: int) -> Layout:
@@ -183,7 +183,7 @@ def _compiled(*lowered: Any) -> list[Any]:
 def compile_batch(member: Any, stacked: tuple[bool, ...], size: int, devices: int | None, num: int) -> Programs:
     """The programs of `size` members like `member`; compiled once for every batch of that shape."""
     population = stack([member] * size, stacked)
-    return compile_programs(population, spread(population, devices), MEANS, num)
+    return compile_programs(population, member_layout(population, devices), MEANS, num)
 
 
 def fit(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from pgjax.core.algorithm import Algorithm, Key, Metrics
-from pgjax.core.metrics import counting, merged, nothing, numbers
+from pgjax.core.metrics import identity, merge, mergeable, numbers
 
 
 def train(algorithm: Algorithm, key: Key) -> tuple[Any, dict[str, Array]]:
@@ -61,16 +61,16 @@ def train_chunk(
 
 def train_means(algorithm: Algorithm, state: Any, num_iterations: Int[Array, ""]) -> tuple[Any, Metrics]:
     """`num_iterations` more iterations, and their metrics merged into one of each. One program serves every number."""
-    shapes = jax.eval_shape(lambda state: _counting(algorithm.step(state)[1]), state)
+    shapes = jax.eval_shape(lambda state: _mergeable(algorithm.step(state)[1]), state)
 
     def body(_: Array, carry: Any) -> Any:
         state, so_far = carry
         state, metrics = algorithm.step(state)
-        return state, {name: merged(so_far[name], metric) for name, metric in _counting(metrics).items()}
+        return state, {name: merge(so_far[name], metric) for name, metric in _mergeable(metrics).items()}
 
-    empty = {name: nothing(shape) for name, shape in shapes.items()}
+    empty = {name: identity(shape) for name, shape in shapes.items()}
     return jax.lax.fori_loop(0, num_iterations, body, (state, empty))
 
 
-def _counting(metrics: Metrics) -> Metrics:
-    return {name: counting(metric) for name, metric in metrics.items()}
+def _mergeable(metrics: Metrics) -> Metrics:
+    return {name: mergeable(metric) for name, metric in metrics.items()}

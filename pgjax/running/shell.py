@@ -17,7 +17,7 @@ from pgjax.core.errors import InputError
 from pgjax.core.metrics import is_absent, number
 from pgjax.learning.optimizers import STRETCHED
 from pgjax.running.checkpoint import Checkpoints, load_state
-from pgjax.running.compile import MAX_CHUNK, ROWS, compile_programs, divided, spread
+from pgjax.running.compile import MAX_CHUNK, ROWS, compile_programs, env_layout, member_layout
 from pgjax.running.config import entry, from_config, to_config
 from pgjax.running.directory import read_config, readable_rows
 from pgjax.running.loop import budget_note
@@ -220,7 +220,7 @@ class _Training:
         opened: contextlib.ExitStack,
     ) -> None:
         subject = _subject(algorithm, config)
-        layout = divided(algorithm, devices) if config["seeds"] is None else spread(subject, devices)
+        layout = env_layout(algorithm, devices) if config["seeds"] is None else member_layout(subject, devices)
         self.programs = compile_programs(subject, layout, ROWS, config["episodes"] if directory else None)
         self.subject, key = layout.place_algorithm(subject), layout.place(_key(config))
         self.total, self.iteration_steps = algorithm.num_iterations, algorithm.steps_per_iteration

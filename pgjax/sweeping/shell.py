@@ -198,7 +198,7 @@ class _Sweep:
             how = self.devices, self.kept.episodes, self.kept.batch_size
             programs, size = fit(example, group.stacked, len(members), *how)
             sizes[where] = size
-        metrics, _ = programs.reported
+        metrics, _ = programs.report
         if plan.search.exchanges and size < len(members):
             raise InputError(
                 f"{type(plan.search).__name__} needs all {len(members)} members in one program, and only {size} fit"
@@ -363,7 +363,7 @@ def _empty(population: Population, state: Any, programs: Programs, plan: Plan) -
     return Batch(
         member=population.member,
         state=state,
-        curves={name: nothing.copy() for name in programs.reported[0]},
+        curves={name: nothing.copy() for name in programs.report[0]},
         schedules={name: nothing.copy() for name in changing},
         failed=np.full(size, -1, np.int32),
         scores={name: np.full(size, np.nan, np.float32) for name in programs.scores},

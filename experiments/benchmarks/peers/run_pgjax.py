@@ -8,7 +8,7 @@ from child import Course, answer, read_task, timed
 
 import pgjax
 from pgjax.commands.presets import preset
-from pgjax.running.compile import MAX_CHUNK, ROWS, compile_programs, divided, spread
+from pgjax.running.compile import MAX_CHUNK, ROWS, compile_programs, env_layout, member_layout
 from pgjax.running.population import copies
 
 
@@ -17,7 +17,7 @@ class Trainer:
 
     def __init__(self, ppo: pgjax.PPO, seeds: int, episodes: int | None) -> None:
         subject: Any = ppo if seeds == 1 else copies(ppo, seeds)
-        self.layout = divided(subject) if seeds == 1 else spread(subject)
+        self.layout = env_layout(subject) if seeds == 1 else member_layout(subject)
         self.programs = compile_programs(subject, self.layout, ROWS, episodes)
         self.subject = self.layout.place_algorithm(subject)
 
