@@ -66,7 +66,7 @@ def test_final_line(capsys, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["trian"], "command = 'trian' is not known: did you mean train?"),
-        (["train"], "needs an algorithm first, one of: reinforce, vpg, a2c, npg, trpo, ppo"),
+        (["train"], f"needs an algorithm first, one of: {', '.join(ALGORITHMS)}"),
         (["train", "pppo", "--env", "CartPole-v1"], "algorithm = 'pppo' is not known: did you mean ppo or trpo?"),
         (["train", "ppo"], "needs --env: environment id; pgjax envs lists them"),
         (["train", "ppo", "--env", "CartPole"], "did you mean CartPole-v1"),

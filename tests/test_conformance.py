@@ -186,7 +186,7 @@ def test_every_scalar_field_vmaps_matters_and_matches_the_solo_run(algorithm, in
         chex.assert_trees_all_close(member, solo, atol=2e-5)
         if i:
             same = jax.tree.map(lambda a, b: bool(np.all(a == b)), member, base)
-            assert jax.tree.all(same) == (name in idle(algorithm)), name
+            assert jax.tree.all(same) == (name in idle(algorithm)), f"{name}: use it, or list it in idle() if it is off"
 
 
 def test_new_values_of_scalar_fields_do_not_recompile(algorithm):

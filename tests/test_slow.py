@@ -30,15 +30,14 @@ def test_presets_reach_their_goals(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_rung_of_the_ladder_reaches_its_goals(tmp_path):
-    """All solve CartPole but the total return; actor-critics also Acrobot and Pendulum. Twenty seeds each."""
-    launch("ladder.py", "--out", tmp_path)
+def test_every_rung_of_the_ladder_reaches_its_goal(tmp_path):
+    """All solve CartPole but the total return, with ten seeds each. (The script's default is all that is published.)"""
+    launch("ladder.py", "--envs", "CartPole-v1", "--seeds", 10, "--out", tmp_path)
     rows = json.loads((tmp_path / "ladder.json").read_text())["rows"]
-    assert len(rows) == 30
+    assert len(rows) == 10
     for row in rows:
-        solves = row["env"] == "CartPole-v1" and row["rung"] != "REINFORCE, total return"
-        if solves or row["rung"] in ("VPG", "A2C", "TRPO", "PPO, clip"):
-            assert row["interquartile_mean"]["value"] >= row["goal"], (row["env"], row["rung"])
+        if row["rung"] != "REINFORCE, total return":
+            assert row["interquartile_mean"]["value"] >= row["goal"], row["rung"]
 
 
 @pytest.mark.slow

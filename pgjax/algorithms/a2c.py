@@ -16,7 +16,6 @@ from pgjax.algorithms.on_policy import (
     OnPolicy,
     OnPolicyState,
     Samples,
-    check,
     collect,
     initial_state,
     learning_rates,
@@ -46,9 +45,6 @@ class A2C(OnPolicy):
     )
     n: int = field("rewards before the bootstrap of n_step", default=5, accepts="[1, inf)")
     normalize_advantage: bool = field("bring advantages to mean 0 and standard deviation 1", default=False)
-
-    def __post_init__(self) -> None:
-        check(self)
 
     def divides_into(self, devices: int) -> bool:
         """Whether the environments can be divided; one rollout is one minibatch."""

@@ -74,6 +74,9 @@ class OnPolicy:
     unit = "env steps"
     score = ("return_mean", "max")
 
+    def __post_init__(self) -> None:
+        check(self)
+
     @property
     def steps_per_iteration(self) -> int:
         """T * B environment steps."""

@@ -107,6 +107,8 @@ def _no_arguments(command: str, arguments: list[str]) -> None:
 
 def _train(arguments: list[str]) -> None:
     what, arguments = subject("train", arguments)
+    from pgjax.running.sinks import SINKS
+
     flags = parse(
         f"pgjax train {what.name}",
         arguments,
@@ -118,7 +120,7 @@ def _train(arguments: list[str]) -> None:
             flag("checkpoint_every", int | None, "iterations between checkpoints; default about a minute", None),
             flag("keep", int, "how many of the newest checkpoints to keep, beside the best", 2),
             flag("episodes", int, "episodes, or other cases, of each evaluation", 128),
-            flag("sinks", tuple[str, ...], "where else metrics go: csv, tensorboard, wandb", ()),
+            flag("sinks", tuple[str, ...], f"where else metrics go: {', '.join(SINKS)}", ()),
             flag("devices", int | None, "over how many devices the run may be spread; default all", None),
             cache_flag(),
             *what.option_flags(),
@@ -146,6 +148,8 @@ def _params(what: Subject, flags: Any) -> dict[str, dict[str, Any]]:
 
 def _sweep(arguments: list[str]) -> None:
     what, arguments = subject("sweep", arguments)
+    from pgjax.sweeping.search import SEARCHES
+
     fields = what.option_flags()
     flags = parse(
         f"pgjax sweep {what.name}",
@@ -156,7 +160,7 @@ def _sweep(arguments: list[str]) -> None:
             flag("seed", int, "the first seed", 0),
             flag("mode", Literal["grid", "random", "zip"], "how the axes combine", "grid"),
             flag("num_samples", int | None, "how many values each distribution gives", None),
-            flag("search", str | None, "halving or pbt, with options such as pbt:every=5,factor=1.2", None),
+            flag("search", str | None, f"{' or '.join(SEARCHES)}, with options such as pbt:every=5,factor=1.2", None),
             flag("directory", str | None, "where to keep it; default runs/<subject>-<algorithm>-sweep-<time>", None),
             flag("points", int, "points of each curve", 100),
             flag("episodes", int, "episodes, or other cases, of each member's evaluation", 128),

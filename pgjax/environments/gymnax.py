@@ -121,7 +121,10 @@ def make(env: Any, **options: Any) -> GymnaxEnvironment:
     if isinstance(env, str):
         gymnax = _import_gymnax()
         if env not in gymnax.registered_envs:
-            raise InputError(f"env = {env!r} is not a known environment: {nearest(env, gymnax.registered_envs)}")
+            raise InputError(
+                f"env = {env!r} is not a known environment: {nearest(env, gymnax.registered_envs)} "
+                "One of your own is known after pgjax.register, in the process that calls it"
+            )
         constructor = inspect.signature(gymnax.registration._registry[env]).parameters
         given = {k: options[k] for k in options if k in constructor}
         constructor_options = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
@@ -195,8 +198,12 @@ def register(env_id: str, factory: Callable[..., Any]) -> None:
     """Make `factory(**options)`, which returns a gymnax-style environment, available to `make` as `env_id`.
 
     Raises:
-        InputError: the id is taken.
+        InputError: the id is taken, or the factory cannot be called.
     """
+    if not callable(factory):
+        raise InputError(
+            f"register: factory = {factory!r} is not accepted: expected a class or a function that makes one"
+        )
     gymnax = _import_gymnax()
     if env_id in gymnax.registered_envs:
         raise InputError(f"env_id = {env_id!r} is already registered: choose another name")
@@ -277,10 +284,14 @@ def _check(env: GymnaxEnvironment) -> GymnaxEnvironment:
         return env.env.step(key, state, _example_action(env), env.params)
 
     result = jax.eval_shape(one_step, jax.random.key(0))
-    if len(result) != 6 or "final_observation" not in result[5]:
+    expected = (
+        "expected (obs, state, reward, terminated, truncated, info with 'final_observation'), as in gymnax >= 1.0"
+    )
+    if len(result) != 6:
+        raise InputError(f"{env.name}: step gives {len(result)} values; {expected}")
+    if "final_observation" not in result[5]:
         raise InputError(
-            f"{env.name}: step gives {len(result)} values; expected (obs, state, reward, terminated, truncated, info) "
-            "with info['final_observation'], as in gymnax >= 1.0"
+            f"{env.name}: step gives no info['final_observation'], what was seen before a reset; {expected}"
         )
     observed = jax.eval_shape(lambda key: env.reset(key)[1], jax.random.key(0)).shape
     if observed != env.observation_space.shape:

@@ -15,7 +15,7 @@ from pgjax.networks.network import Memory, Output
 from pgjax.networks.torsos import Activation, ConvTorso, DenseTorso
 
 
-class _Memoryless(Heads):
+class Memoryless(Heads):
     """The four methods for a torso `[N, *obs] -> [N, F]` without memory."""
 
     def _torso(self) -> Any:
@@ -56,7 +56,7 @@ class _Memoryless(Heads):
 
 
 @pytree
-class MLP(_Memoryless):
+class MLP(Memoryless):
     """Fully connected layers on the flattened observation."""
 
     hidden: tuple[int, ...] = field("widths of the hidden layers", default=(64, 64), accepts="[1, inf)")
@@ -70,7 +70,7 @@ class MLP(_Memoryless):
 
 
 @pytree
-class CNN(_Memoryless):
+class CNN(Memoryless):
     """Convolutions over a grid [H, W, C], then fully connected layers."""
 
     channels: tuple[int, ...] = field("output channels of the convolutions", default=(16,), accepts="[1, inf)")
@@ -109,7 +109,7 @@ class CNN(_Memoryless):
 
 
 @pytree
-class Custom(_Memoryless):
+class Custom(Memoryless):
     """A user's own flax module as the torso: it maps `[N, *obs]` to features `[N, F]`, and the heads are added.
 
     A linen module is given as it is. An nnx module is given through flax's bridge:

@@ -50,7 +50,10 @@ def from_config(config: dict[str, Any]) -> Algorithm:
         described["own"] for described in (name, *parts.values()) if isinstance(described, dict) and "own" in described
     ]
     if own:
-        raise InputError(f"this run used code of its own, which its config cannot make again: {', '.join(own)}")
+        raise InputError(
+            f"this run used code of its own, which its config cannot make again: {', '.join(own)}; "
+            "an environment can be named by pgjax.register"
+        )
     cls = algorithm_class(name)
     kinds, known = kinds_of(cls), {f.name for f in dataclasses.fields(cls)}
     unknown = sorted((hyperparameters.keys() | parts.keys()) - known)

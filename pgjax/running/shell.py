@@ -56,7 +56,7 @@ def run(
             that they take at most 2 % of the time.
         keep: how many of the newest checkpoints to keep, beside the best one by evaluated score.
         episodes: episodes, or other cases, of each evaluation.
-        sinks: what gets the metrics besides `metrics.jsonl`, of "csv", "tensorboard" and "wandb".
+        sinks: what gets the metrics besides `metrics.jsonl`, names of `SINKS` in `running/sinks.py`.
         devices: over how many local devices members are spread, or the environments of a single run that is large
             enough; by default all. Another number changes results by rounding.
 

@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from rich.console import Console
@@ -32,7 +32,11 @@ Row: TypeAlias = dict[str, Any]
 
 
 class Sink(Protocol):
-    """Takes the rows of each chunk as they come."""
+    """Takes the rows of each chunk as they come.
+
+    A run that goes on opens its sinks at the iteration it stands at; rows of later ones, written before it was stopped,
+    come again and are to be dropped.
+    """
 
     def write(self, rows: list[Row]) -> None:
         """Raises OSError where rows could not be kept."""
@@ -317,7 +321,20 @@ def say(message: str) -> None:
         print(message, file=sys.stderr)
 
 
-SINKS = ("csv", "tensorboard", "wandb")
+class Named(NamedTuple):
+    """A sink that can be added by name."""
+
+    open: Callable[[Path, int, dict[str, Any]], Sink]
+    """(run directory, iteration it stands at, config) -> sink."""
+    module: str | None = None
+    """What has to be installed for it, by the extra that has the sink's name."""
+
+
+SINKS = {
+    "csv": Named(lambda run, iteration, config: Csv(run / "metrics.csv", iteration)),
+    "tensorboard": Named(lambda run, iteration, config: TensorBoard(run / "tensorboard", iteration), "tensorboardX"),
+    "wandb": Named(lambda run, iteration, config: WandB(run, config), "wandb"),
+}
 """What can be added by name; `metrics.jsonl` is always written."""
 
 
@@ -330,17 +347,15 @@ def check_sinks(names: tuple[str, ...]) -> None:
     for name in names:
         if name not in SINKS:
             raise InputError(f"sink = {name!r} is not known: {nearest(name, SINKS)}")
-        if name != "csv":
-            _extra({"tensorboard": "tensorboardX"}.get(name, name), name)
+        module = SINKS[name].module
+        if module:
+            _extra(module, name)
 
 
 def open_sink(name: str, run: Path, iteration: int, config: dict[str, Any]) -> Sink:
-    """A sink by name for a run that stands at `iteration`."""
-    if name == "csv":
-        return Csv(run / "metrics.csv", iteration)
-    return Background(
-        name, TensorBoard(run / "tensorboard", iteration) if name == "tensorboard" else WandB(run, config)
-    )
+    """A sink by name for a run that stands at `iteration`; one that needs a package works on a thread of its own."""
+    sink = SINKS[name].open(run, iteration, config)
+    return Background(name, sink) if SINKS[name].module else sink
 
 
 def _extra(module: str, extra: str) -> Any:

@@ -46,7 +46,10 @@ class Search:
         return [points]
 
     def survivors(self, scores: Float[np.ndarray, "settings"]) -> Int[np.ndarray, "survivors"]:
-        """Which settings go on to the next stage, ascending; a score is NaN where a seed failed."""
+        """Which settings go on to the next stage, ascending; a score is NaN where a seed failed.
+
+        A pure function of the scores and the search's own fields: a sweep that goes on asks again.
+        """
         return np.arange(len(scores))
 
     def window(self) -> int:
