@@ -2,8 +2,8 @@
 
 Names are imported when they are first used, so that `import pgjax` and the command line's help load neither jax nor
 gymnax. Importing it gives jax one CPU device for each core (`core/cores.py`). Read the rooms in this order: core,
-environments, networks, learning, algorithms, running, reporting, sweeping, commands. Imports point upward in that list,
-and within each room in the list that its docstring gives.
+environments, networks, learning, algorithms, alignment, running, reporting, sweeping, commands. Imports point upward in
+that list, and within each room in the list that its docstring gives.
 """
 
 import importlib
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pgjax.core.cores import use_all_cores
 
 if TYPE_CHECKING:
+    from pgjax import alignment as alignment
     from pgjax.algorithms.a2c import A2C as A2C
     from pgjax.algorithms.npg import NPG as NPG
     from pgjax.algorithms.ppo import PPO as PPO
@@ -87,7 +88,7 @@ _EXPORTS = {
     "InputError": "core.errors",
     "Interrupted": "core.errors",
 }
-_MODULES = {"returns": "learning.returns", "losses": "learning.losses"}
+_MODULES = {"returns": "learning.returns", "losses": "learning.losses", "alignment": "alignment"}
 __all__ = [*_EXPORTS, *_MODULES]
 
 

@@ -1,5 +1,6 @@
 """Losses, one function per published equation. Each returns one number per sample, to be averaged over real steps."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
@@ -61,6 +62,14 @@ def clipped_value_loss(value: PerSample, old_value: PerSample, value_target: Per
     """
     clipped = old_value + jnp.clip(value - old_value, -clip_eps, clip_eps)
     return jnp.maximum(value_loss(value, value_target), value_loss(clipped, value_target))
+
+
+def bradley_terry(chosen: PerSample, rejected: PerSample, margin: PerSample | float = 0.0) -> PerSample:
+    """-log sigmoid(chosen - rejected - margin) of each pair of scores (Bradley & Terry, 1952).
+
+    The negative log-likelihood of a preference; a margin asks for that much distance (Touvron et al., 2023, eq. 2).
+    """
+    return jax.nn.softplus(margin - (chosen - rejected))
 
 
 def kl_k1(log_ratio: PerSample) -> PerSample:
