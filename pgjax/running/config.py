@@ -11,13 +11,14 @@ import jax
 from pgjax.algorithms import ALGORITHMS, algorithm_class
 from pgjax.core.algorithm import Algorithm
 from pgjax.core.errors import InputError
-from pgjax.core.parts import from_json, kinds_of, plain_repr, to_json
+from pgjax.core.parts import Kind, from_json, kinds_of, part_name, plain_repr, to_json
 
 VERSIONED = ("pgjax", "jax", "jaxlib", "flax", "optax", "gymnax")
 
 
 def to_config(algorithm: Any) -> dict[str, Any]:
-    """Everything that makes `algorithm` again, as JSON values; `{"own": repr}` for what cannot be made from JSON.
+    """Everything that makes `algorithm` again, as JSON values; with `own`, a `repr`, where something cannot be made
+    from JSON.
 
     `parts` holds the name and the options of each part, `hyperparameters` every other field. `unit` and `score` are the
     algorithm's own, for those who read a run from outside.
@@ -25,7 +26,7 @@ def to_config(algorithm: Any) -> dict[str, Any]:
     names = {(f"pgjax.algorithms.{name}", cls): name for name, (cls, _) in ALGORITHMS.items()}
     cls, kinds = type(algorithm), kinds_of(algorithm)
     values = {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
-    parts = {name: kind.describe(values[name]) or {"own": plain_repr(values[name])} for name, kind in kinds.items()}
+    parts = {name: kind.describe(values[name]) or own_part(kind, values[name]) for name, kind in kinds.items()}
     return {
         "algorithm": names.get((cls.__module__, cls.__name__), {"own": plain_repr(cls)}),
         "parts": parts,
@@ -33,6 +34,11 @@ def to_config(algorithm: Any) -> dict[str, Any]:
         "unit": algorithm.unit,
         "score": list(algorithm.score),
     }
+
+
+def own_part(kind: Kind, part: Any) -> dict[str, str]:
+    """What is kept of a part that its kind does not know: what it calls itself, and its `repr`."""
+    return {"name": part_name(kind, part), "own": plain_repr(part)}
 
 
 def from_config(config: dict[str, Any]) -> Algorithm:
