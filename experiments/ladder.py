@@ -31,7 +31,7 @@ RUNGS: dict[str, tuple[str, dict[str, Any]]] = {
     "A2C": ("a2c", {}),
     "NPG": ("npg", {}),
     "TRPO": ("trpo", {}),
-    "PPO, KL penalty": ("ppo", {"objective": "kl_penalty", "adaptive_kl": 0.01}),
+    "PPO, KL penalty": ("ppo", {"objective": "kl_penalty", "adaptive_kl": 0.001}),
     "PPO, clip": ("ppo", {}),
 }
 

@@ -31,7 +31,7 @@ def test_presets_reach_their_goals(tmp_path):
 
 @pytest.mark.slow
 def test_every_rung_of_the_ladder_reaches_its_goal(tmp_path):
-    """All solve CartPole but the total return, with ten seeds each. (The script's default is all that is published.)"""
+    """All solve CartPole but the total return, with ten seeds each; the script's defaults are what is published."""
     launch("ladder.py", "--envs", "CartPole-v1", "--seeds", 10, "--out", tmp_path)
     rows = json.loads((tmp_path / "ladder.json").read_text())["rows"]
     assert len(rows) == 10
