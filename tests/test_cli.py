@@ -8,7 +8,7 @@ import pytest
 
 import pgjax
 from pgjax.algorithms import ALGORITHMS, algorithm_class
-from pgjax.commands import cli, presets
+from pgjax.commands import cli, flags, presets
 from pgjax.environments.catalog import CATALOG
 from pgjax.networks.registry import NETWORKS
 
@@ -140,6 +140,16 @@ def test_help_shows_every_field_with_its_sentence(capsys):
         if f.name not in ("env", "network"):
             assert f"--{f.name.replace('_', '-')}" in words
             assert f.metadata["help"] in words
+
+
+def test_a_tuned_part_of_another_name_keeps_the_defaults_of_its_own_class(monkeypatch):
+    """Not those of the part that the algorithm would have: a tuned CNN is relu, as CNN says, and not tanh, as MLP."""
+    monkeypatch.setattr(flags, "preset", lambda *_: {"network": {"name": "cnn", "channels": [4]}})
+    what, _ = flags.subject("train", ["ppo", "--env", "Breakout-MinAtar"])
+    network = what.parts[1]
+    assert (network.name, network.tuned) == ("cnn", {"channels": [4]})
+    defaults = {name: default for name, _, default in what.option_flags()}
+    assert (defaults["channels"], defaults["hidden"], defaults["activation"]) == ((4,), (128,), "relu")
 
 
 def test_presets_name_known_environments_and_accepted_fields():

@@ -129,8 +129,7 @@ class PPO(OnPolicy):
         """Credit anew for a policy that has moved, corrected by its ratio to the one that acted (V-trace)."""
 
         def samples(params: Params) -> Samples:
-            policy = self.network.unroll(params, memory, batch.obs, batch.reset)[1].distribution
-            ratio = jnp.exp(policy.log_prob(batch.action) - batch.log_prob)
+            ratio = jnp.exp(_policy(self, params, memory, batch).log_prob(batch.action) - batch.log_prob)
             ends = batch.terminated, batch.truncated
             value_target, advantage = returns.vtrace(
                 batch.reward, batch.value, batch.next_value, *ends, self.gamma, ratio, self.gae_lambda
@@ -244,5 +243,5 @@ def _gradient_step(ppo: Any, memory: Memory, learning_rate: Scalar, kl_coef: Flo
     return update
 
 
-def _policy(ppo: Any, params: Params, memory: Memory, samples: Samples) -> Distribution:
+def _policy(ppo: Any, params: Params, memory: Memory, samples: Samples | Transition) -> Distribution:
     return ppo.network.unroll(params, memory, samples.obs, samples.reset)[1].distribution

@@ -91,7 +91,7 @@ def subject(command: str, arguments: list[str]) -> tuple[Subject, list[str]]:
     parts: list[Part] = []
     tuned: dict[str, Any] = {}
     for field, kind in kinds_of(cls).items():
-        described = _default_description(cls, field, kind) | tuned.get(field, {})
+        described = dict(tuned.get(field) or _default_description(cls, field, kind))
         default = described.pop("name", None)
         chosen = (peek(rest, f"--{field.replace('_', '-')}") or default or "").split(",")[0]
         if not chosen:

@@ -71,11 +71,6 @@ def kinds_of(algorithm: Any) -> dict[str, Kind]:
     return {f.name: f.metadata["part"] for f in dataclasses.fields(algorithm) if f.metadata.get("part")}
 
 
-def parts_of(algorithm: Any) -> dict[str, Any]:
-    """Field -> part."""
-    return {name: getattr(algorithm, name) for name in kinds_of(algorithm)}
-
-
 def part_name(kind: Kind, part: Any) -> str:
     """The name of a part; for somebody's own code, what it calls itself."""
     described = kind.describe(part)
