@@ -12,7 +12,17 @@ PACKAGE = Path(pgjax.__file__).parent
 FILES = {
     "core": ["errors", "cores", "hyperparameters", "metrics", "algorithm", "parts", "devices"],
     "environments": ["base", "catalog", "gymnax", "probes", "registry"],
-    "networks": ["distributions", "network", "torsos", "heads", "feedforward", "recurrent", "transformer", "registry"],
+    "networks": [
+        "distributions",
+        "network",
+        "torsos",
+        "heads",
+        "feedforward",
+        "recurrent",
+        "decoder",
+        "transformer",
+        "registry",
+    ],
     "learning": [
         *("acting", "normalize", "rollout", "returns"),
         *("losses", "optimizers", "natural_gradient", "evaluation"),

@@ -40,7 +40,7 @@ OTHER_WAY = {
     "norm": "layer",
     "gated": False,
     "activation": "gelu",
-    "biases": True,
+    "biases": "all",
     "query_key_norm": True,
     "shared_torso": True,
 }

@@ -95,6 +95,9 @@ def _expected(hint: Any, interval: str | None, value: Any) -> str | None:
     if hint is int:
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
         return None if whole and _inside(np.asarray(value), interval) else f"a whole number (int){within}"
+    if hint is float:
+        numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return None if numeric and _inside(np.asarray(value), interval) else f"a number{within}"
     if hint is bool:
         return None if isinstance(value, bool) else "True or False"
     if origin is Literal:

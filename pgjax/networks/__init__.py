@@ -1,6 +1,6 @@
 """Policies and values.
 
 Read `distributions` (what a policy is), `network` (the interface), then how ours are built: `torsos` (features),
-`heads` (policy and value from features), `feedforward` (MLP, CNN, Custom), `recurrent` (GRU), `transformer`
-(attention), `registry` (networks as parts).
+`heads` (policy and value from features), `feedforward` (MLP, CNN, Custom), `recurrent` (GRU), `decoder`
+(blocks of attention), `transformer` (over episodes or text), `registry` (networks as parts).
 """

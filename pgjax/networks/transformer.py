@@ -1,28 +1,24 @@
-"""Networks that attend to what came before within an episode: `Transformer`, decoder only.
+"""Transformers over the steps of an episode, or over tokens: `Transformer`, decoder only.
 
-Pre-norm blocks (Xiong et al., 2020) with rotary or learned positions, RMS or layer norm, grouped-query attention
-(Ainslie et al., 2023), a plain or gated MLP (Shazeer, 2020), biases and query-key norm as switches. The memory of an
-episode is the keys and values of its newest `context` steps, in a ring: what is older is not attended to, in acting and
-in learning alike, so a position sees the same past whether it is reached step by step or unrolled.
+In an environment its memory is the keys and values of the newest `context` steps of the episode, in a ring: what is
+older is not attended to, in acting and in learning alike, so a position sees the same past whether it is reached step
+by step or unrolled. As a language model it reads all tokens of a text at once (`hidden`, `logits`), or a prompt first
+and then token by token (`prefill`, `decode`), to the same numbers.
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pgjax.core.algorithm import Key, Params
-from pgjax.core.errors import InputError
-from pgjax.core.hyperparameters import check_fields, field, pytree
+from pgjax.core.hyperparameters import field, pytree
 from pgjax.environments.base import Box, Space
+from pgjax.networks.decoder import Decoder, attention, init_blocks, init_norm, linear, normal, normalized, run_blocks
 from pgjax.networks.heads import Heads, each_torso, heads, init_heads, torso_names
 from pgjax.networks.network import Memory, Output
-
-INIT_STD = 0.02
-"""Of all weights; those that write into the residual stream are divided by sqrt(2 layers) (Radford et al., 2019)."""
-ROTARY_BASE = 10_000.0
 
 
 class Cache(NamedTuple):
@@ -46,36 +42,27 @@ class Past(NamedTuple):
     """False for slots that the episode has not reached."""
 
 
+class TextCache(NamedTuple):
+    """What a language model remembers of the texts it has read so far: one slot per token, padding included."""
+
+    key: Float[Array, "layers B slots groups depth"]
+    value: Float[Array, "layers B slots groups depth"]
+    real: Bool[Array, "B slots"]
+    """False for padding, and for slots that are not filled yet."""
+    length: Int[Array, "B"]
+    """Real tokens so far, which is the position of the next one."""
+
+
 @pytree
-class Transformer(Heads):
-    """A decoder-only transformer over the steps of an episode, with flattened observations through a linear layer."""
+class Transformer(Decoder, Heads):
+    """A decoder-only transformer: in an environment over flattened observations through a linear layer, or over tokens.
 
-    width: int = field("width of the residual stream", default=64, accepts="[1, inf)")
-    layers: int = field("blocks of attention and MLP", default=2, accepts="[1, inf)")
-    num_heads: int = field("attention heads; they divide width", default=4, accepts="[1, inf)")
-    num_groups: int = field("heads of keys and values; they divide num_heads", default=4, accepts="[1, inf)")
-    mlp_width: int = field("width of the hidden layer of each MLP", default=256, accepts="[1, inf)")
-    context: int = field("newest steps of an episode that are attended to", default=32, accepts="[1, inf)")
-    positions: Literal["rotary", "learned"] = field("how a step knows its place in the episode", default="rotary")
-    norm: Literal["rms", "layer"] = field("what normalises the input of attention and MLP", default="rms")
-    gated: bool = field("the MLP's hidden layer is multiplied by a gate", default=True)
-    activation: Literal["gelu", "silu", "relu"] = field("nonlinearity of the MLP", default="silu")
-    biases: bool = field("linear layers have biases", default=False)
-    query_key_norm: bool = field("queries and keys are normalised before their product", default=False)
+    As a language model its parameters are `"embed"` `[vocab, width]`, `"position"` `[context, width]` where positions
+    are learned, `"blocks"`, `"norm"`, and `"unembed"` `[vocab, width]` unless that is the embedding itself.
+    """
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for larger, smaller in (("width", "num_heads"), ("num_heads", "num_groups")):
-            if getattr(self, larger) % getattr(self, smaller):
-                raise InputError(
-                    f"Transformer.{smaller} = {getattr(self, smaller)} is not accepted: expected a divisor of "
-                    f"{larger} = {getattr(self, larger)}"
-                )
-        if self.positions == "rotary" and self.width // self.num_heads % 2:
-            raise InputError(
-                f"Transformer.num_heads = {self.num_heads} is not accepted: rotary positions need heads of even width, "
-                f"not {self.width // self.num_heads}"
-            )
+    vocab: int = field("tokens it knows as a language model", default=258, accepts="[1, inf)")
+    tied: bool = field("a language model reads and writes tokens by the same embedding", default=True)
 
     def init(self, key: Key, observation_space: Box, action_space: Space) -> Params:
         """Per torso an embedding, blocks stacked on their first axis, and a norm; heads on the normalised stream."""
@@ -88,8 +75,8 @@ class Transformer(Heads):
 
     def initial_memory(self, batch: int) -> Memory:
         """An empty cache per torso."""
-        shape = batch, self.layers, self.context, self.num_groups, self.width // self.num_heads
-        empty = Cache(jnp.zeros(shape), jnp.zeros(shape), jnp.zeros(batch, jnp.int32))
+        shape = batch, self.layers, self.context, self.num_groups, self.depth
+        empty = Cache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype), jnp.zeros(batch, jnp.int32))
         return dict.fromkeys(torso_names(self.shared_torso), empty)
 
     def step(self, params: Params, memory: Memory, obs: Array, reset: Array) -> tuple[Memory, Output]:
@@ -103,35 +90,105 @@ class Transformer(Heads):
         both = {name: _stream(self, params[name], cache, flat, reset) for name, cache in memory.items()}
         return {name: cache for name, (cache, _) in both.items()}, heads(self, params, lambda name: both[name][1])
 
+    def init_text(self, key: Key) -> Params:
+        """The parameters of a new language model."""
+        embed_key, unembed_key, body_key = jax.random.split(key, 3)
+        unembed = {} if self.tied else {"unembed": normal(self, unembed_key, self.vocab, self.width)}
+        return {"embed": normal(self, embed_key, self.vocab, self.width)} | unembed | _init_body(self, body_key)
+
+    def hidden(
+        self, params: Params, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"] | None = None
+    ) -> Float[Array, "B L width"]:
+        """The normalised stream at each token, which has read what is before it. `mask` says which tokens are real:
+        the others are not read, and a token's position is the number of real ones before it."""
+        x, _ = self._read(params, tokens, mask)
+        return normalized(self, params["norm"], x)
+
+    def unembed(self, params: Params, hidden: Float[Array, "*tokens width"]) -> Float[Array, "*tokens vocab"]:
+        """The logits of the next token, in float32."""
+        matrix = params["embed" if self.tied else "unembed"].astype(hidden.dtype)
+        return jnp.einsum("...w,vw->...v", hidden, matrix, preferred_element_type=jnp.float32)
+
+    def logits(
+        self, params: Params, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"] | None = None
+    ) -> Float[Array, "B L vocab"]:
+        """`unembed` of `hidden`: what each token says of the next one. `mask` as there."""
+        return self.unembed(params, self.hidden(params, tokens, mask))
+
+    def _read(self, params: Params, tokens: Array, mask: Array | None) -> tuple[Array, tuple[Array, Array]]:
+        """The stream at each token, and the keys and values of all blocks."""
+        real = None if mask is None else mask[:, None, None]
+
+        def attend(_: Any, __: Any, query: Array, key: Array, value: Array) -> tuple[Any, Any, Array]:
+            return (), (key, value), attention(query, key, value, real, is_causal=True)
+
+        x, position = _embedded(self, params, tokens, mask)
+        x, _, cached = run_blocks(self, params["blocks"], x, position, attend)
+        return x, cached
+
+    def prefill(
+        self, params: Params, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], room: int
+    ) -> tuple[TextCache, Float[Array, "B width"]]:
+        """Read prompts, which are padded on the left; what is remembered of them, with room for so many tokens more,
+        and the normalised stream at the last token of each."""
+
+        x, cached = self._read(params, tokens, mask)
+        keys, values = (jnp.pad(each, ((0, 0), (0, 0), (0, room), (0, 0), (0, 0))) for each in cached)
+        cache = TextCache(keys, values, jnp.pad(mask, ((0, 0), (0, room))), jnp.sum(mask, axis=1, dtype=jnp.int32))
+        return cache, normalized(self, params["norm"], x[:, -1])
+
+    def decode(
+        self, params: Params, cache: TextCache, slot: Int[Array, ""], token: Int[Array, "B"]
+    ) -> tuple[TextCache, Float[Array, "B width"]]:
+        """Read one more token of each text, which comes to lie in `slot`."""
+        real = cache.real | (jnp.arange(cache.real.shape[1]) == slot)
+        mask = real[:, None, None]
+
+        def attend(carry: Any, layer: Array, query: Array, key: Array, value: Array) -> tuple[Any, Any, Array]:
+            carry = tuple(
+                jax.lax.dynamic_update_slice(all_layers, new[None], (layer, 0, slot, 0, 0))
+                for all_layers, new in zip(carry, (key, value), strict=True)
+            )
+            keys, values = (jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in carry)
+            return carry, None, attention(query, keys, values, mask)
+
+        position = cache.length[:, None]
+        x = _placed(self, params, params["embed"][token[:, None]], position)
+        layers = jnp.arange(self.layers)
+        x, (keys, values), _ = run_blocks(self, params["blocks"], x, position, attend, (cache.key, cache.value), layers)
+        return TextCache(keys, values, real, cache.length + 1), normalized(self, params["norm"], x[:, 0])
+
+
+def _init_body(config: Transformer, key: Key) -> Params:
+    """Everything between the embedding and the heads."""
+    position_key, block_key = jax.random.split(key)
+    body = {"blocks": init_blocks(config, block_key), "norm": init_norm(config, config.width)}
+    if config.positions == "learned":
+        body["position"] = normal(config, position_key, config.context, config.width)
+    return body
+
 
 def _init_torso(config: Transformer, key: Key, size: int) -> Params:
-    width, depth = config.width, config.width // config.num_heads
-    inward = {"query": width, "key": config.num_groups * depth, "value": config.num_groups * depth}
-    inward |= {"up": config.mlp_width} | ({"gate": config.mlp_width} if config.gated else {})
-    outward = {"attended": width, "down": config.mlp_width}
-    embed_key, position_key, *keys = jax.random.split(key, 2 + len(inward) + len(outward))
+    embed_key, body_key = jax.random.split(key)
+    kernel = normal(config, embed_key, size, config.width, std=size**-0.5)
+    embed = {"kernel": kernel, "bias": jnp.zeros(config.width, config.param_dtype)}
+    return {"embed": embed} | _init_body(config, body_key)
 
-    def normal(key: Key, *shape: int, std: float = INIT_STD) -> Array:
-        return std * jax.random.normal(key, shape)
 
-    def linear(key: Key, inputs: int, outputs: int, std: float = INIT_STD) -> Params:
-        kernel = {"kernel": normal(key, config.layers, inputs, outputs, std=std)}
-        return kernel | ({"bias": jnp.zeros((config.layers, outputs))} if config.biases else {})
+def _embedded(
+    config: Transformer, params: Params, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"] | None
+) -> tuple[Float[Array, "B L width"], Int[Array, "B L"]]:
+    """Tokens as vectors, and their positions."""
+    if mask is None:
+        position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    else:
+        position = jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+    return _placed(config, params, params["embed"][tokens], position), position
 
-    def norm(*shape: int) -> Params:
-        return {"scale": jnp.ones(shape)} | ({"bias": jnp.zeros(shape)} if config.norm == "layer" else {})
 
-    blocks = {name: linear(k, width, outputs) for k, (name, outputs) in zip(keys, inward.items(), strict=False)}
-    residual_std = INIT_STD / (2 * config.layers) ** 0.5
-    for k, (name, inputs) in zip(keys[len(inward) :], outward.items(), strict=True):
-        blocks[name] = linear(k, inputs, width, std=residual_std)
-    blocks |= {"attention_norm": norm(config.layers, width), "mlp_norm": norm(config.layers, width)}
-    if config.query_key_norm:
-        blocks |= {"query_norm": norm(config.layers, depth), "key_norm": norm(config.layers, depth)}
-    torso: Params = {"embed": {"kernel": normal(embed_key, size, width, std=size**-0.5), "bias": jnp.zeros(width)}}
-    if config.positions == "learned":
-        torso["position"] = normal(position_key, config.context, width)
-    return torso | {"blocks": blocks, "norm": norm(width)}
+def _placed(config: Transformer, params: Params, x: Array, position: Array) -> Array:
+    """With learned positions added, where there are any."""
+    return x + params["position"][position % config.context] if config.positions == "learned" else x
 
 
 def _stream(
@@ -139,21 +196,21 @@ def _stream(
 ) -> tuple[Cache, Float[Array, "T B width"]]:
     """The cache after the steps, and the normalised residual stream at each."""
     past = _past(cache.position, reset, config.context)
-    x = _linear(params["embed"], obs)
-    if config.positions == "learned":
-        x += params["position"][past.position % config.context]
 
-    def block(x: Array, layer: tuple[Params, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-        weights, keys, values = layer
-        normalized = _norm(config, weights["attention_norm"], x)
-        attended, keys, values = _attend(config, weights, normalized, keys, values, past)
-        x = x + attended
-        return x + _mlp(config, weights, _norm(config, weights["mlp_norm"], x)), (keys, values)
+    def attend(_: Any, cached: tuple[Array, Array], query: Array, *new: Array) -> tuple[Any, Any, Array]:
+        keys, values = (jnp.concatenate(both, axis=1) for both in zip(cached, new, strict=True))
+        return (), (kept(keys), kept(values)), attention(query, keys, values, past.mask)
 
+    def kept(x: Array) -> Array:
+        chosen = jnp.take_along_axis(x, past.source[..., None, None], axis=1)
+        return jnp.where(past.filled[..., None, None], chosen, 0.0)
+
+    x = _placed(config, params, linear(params["embed"], obs), past.position)
     by_layer = jnp.moveaxis(cache.key, 1, 0), jnp.moveaxis(cache.value, 1, 0)
-    x, cached = jax.lax.scan(block, x, (params["blocks"], *by_layer))
-    keys, values = (jnp.moveaxis(x, 0, 1) for x in cached)
-    return Cache(keys, values, past.position[-1] + 1), _norm(config, params["norm"], x)
+    x, _, cached = run_blocks(config, params["blocks"], x.swapaxes(0, 1), past.position.T, attend, of_blocks=by_layer)
+    keys, values = (jnp.moveaxis(each, 0, 1) for each in cached)
+    features = normalized(config, params["norm"], x.swapaxes(0, 1)).astype(jnp.float32)
+    return Cache(keys, values, past.position[-1] + 1), features
 
 
 def _past(before: Int[Array, "B"], reset: Bool[Array, "T B"], context: int) -> Past:
@@ -177,58 +234,3 @@ def _newest_position(steps: Int[Array, "B"], context: int) -> Int[Array, "B cont
     """The newest of so many positions that lies in each slot; negative where there is none yet."""
     newest = steps[:, None] - 1
     return newest - (newest - jnp.arange(context)) % context
-
-
-def _attend(
-    config: Transformer, weights: Params, x: Array, keys: Array, values: Array, past: Past
-) -> tuple[Float[Array, "T B width"], Array, Array]:
-    """Attention of all steps to the cache and to each other; with it the cache's keys and values afterwards."""
-
-    def split(name: str, count: int) -> Float[Array, "B T count depth"]:
-        projected = _linear(weights[name], x)
-        return projected.reshape(*x.shape[:2], count, -1).swapaxes(0, 1)
-
-    query, key, value = (
-        split("query", config.num_heads),
-        split("key", config.num_groups),
-        split("value", config.num_groups),
-    )
-    if config.query_key_norm:
-        query, key = _norm(config, weights["query_norm"], query), _norm(config, weights["key_norm"], key)
-    if config.positions == "rotary":
-        query, key = (_rotated(x, past.position.T) for x in (query, key))
-    keys, values = jnp.concatenate([keys, key], axis=1), jnp.concatenate([values, value], axis=1)
-    mixed = jax.nn.dot_product_attention(query, keys, values, mask=past.mask)
-    attended = _linear(weights["attended"], mixed.swapaxes(0, 1).reshape(x.shape))
-
-    def kept(x: Array) -> Array:
-        chosen = jnp.take_along_axis(x, past.source[..., None, None], axis=1)
-        return jnp.where(past.filled[..., None, None], chosen, 0.0)
-
-    return attended, kept(keys), kept(values)
-
-
-def _rotated(x: Float[Array, "B T count depth"], position: Int[Array, "B T"]) -> Float[Array, "B T count depth"]:
-    """Rotary positions (Su et al., 2021): the pair (x_i, x_{i + depth/2}) turned by position * base^(-2 i / depth)."""
-    half = x.shape[-1] // 2
-    angle = position[..., None, None] * ROTARY_BASE ** (-jnp.arange(half) / half)
-    a, b = x[..., :half], x[..., half:]
-    return jnp.concatenate([a * jnp.cos(angle) - b * jnp.sin(angle), b * jnp.cos(angle) + a * jnp.sin(angle)], axis=-1)
-
-
-def _mlp(config: Transformer, weights: Params, x: Float[Array, "T B width"]) -> Float[Array, "T B width"]:
-    hidden = getattr(jax.nn, config.activation)(_linear(weights["gate" if config.gated else "up"], x))
-    return _linear(weights["down"], hidden * _linear(weights["up"], x) if config.gated else hidden)
-
-
-def _linear(weights: Params, x: Array) -> Array:
-    return x @ weights["kernel"] + weights.get("bias", 0.0)
-
-
-def _norm(config: Transformer, weights: Params, x: Array) -> Array:
-    """x / rms(x) (Zhang & Sennrich, 2019), or (x - mean) / std (Ba et al., 2016), times a scale and plus a bias."""
-    if config.norm == "layer":
-        x = x - jnp.mean(x, axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-5) * weights["scale"] + weights.get(
-        "bias", 0.0
-    )
