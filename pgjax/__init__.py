@@ -2,7 +2,7 @@
 
 Names are imported when they are first used, so that `import pgjax` and the command line's help load neither jax nor
 gymnax. Importing it gives jax one CPU device for each core (`core/cores.py`). Read the rooms in this order: core,
-environments, networks, learning, algorithms, alignment, running, reporting, sweeping, commands. Imports point upward in
+environments, networks, learning, algorithms, running, alignment, reporting, sweeping, commands. Imports point upward in
 that list, and within each room in the list that its docstring gives.
 """
 

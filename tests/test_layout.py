@@ -28,10 +28,13 @@ FILES = {
         *("losses", "optimizers", "natural_gradient", "evaluation"),
     ],
     "algorithms": ["on_policy", "reinforce", "vpg", "a2c", "npg", "trpo", "ppo"],
-    "alignment": ["rewards"],
     "running": [
         *("directory", "loop", "population", "compile", "config", "checkpoint"),
         *("sinks", "session", "result", "shell"),
+    ],
+    "alignment": [
+        *("rewards", "grammar", "tokenizers", "records", "packing", "data", "generation", "models"),
+        *("supervised", "lm", "sft", "reward_model", "scoring", "rlhf"),
     ],
     "reporting": ["statistics", "plotting", "rendering"],
     "sweeping": ["space", "search", "plan", "result", "shell", "optuna"],

@@ -116,7 +116,7 @@ class Regression:
 @pytest.fixture
 def regression(tmp_path, monkeypatch):
     """Registered like the library's own, on 1000 points with slope 2."""
-    monkeypatch.setitem(ALGORITHMS, "regression", ("Regression", "least squares"))
+    monkeypatch.setitem(ALGORITHMS, "regression", ("algorithms.regression", "Regression", "least squares"))
     monkeypatch.setitem(sys.modules, "pgjax.algorithms.regression", sys.modules[__name__])
     monkeypatch.setattr(Regression, "__module__", "pgjax.algorithms.regression")
     x = np.random.default_rng(0).normal(size=1000)

@@ -1,4 +1,4 @@
-"""The algorithms, by the name the command line uses: class and one sentence. Nothing is imported until it is used.
+"""The algorithms, by the name the command line uses: where, class, one sentence. Nothing is imported until it is used.
 
 Read `on_policy` (what they share), then one file per idea: `reinforce`, `vpg`, `a2c`, `npg`, `trpo`, `ppo`.
 """
@@ -9,12 +9,48 @@ from typing import Any
 from pgjax.core.errors import InputError, nearest
 
 ALGORITHMS = {
-    "reinforce": ("REINFORCE", "the score function times the returns of complete episodes (Williams, 1992)"),
-    "vpg": ("VPG", "vanilla policy gradient: a learned value, generalised advantages (Schulman et al., 2016)"),
-    "a2c": ("A2C", "advantage actor-critic: policy and value together, short rollouts (Mnih et al., 2016)"),
-    "npg": ("NPG", "natural policy gradient: steps measured by the KL divergence (Kakade, 2002)"),
-    "trpo": ("TRPO", "trust region policy optimisation: npg with a line search (Schulman et al., 2015)"),
-    "ppo": ("PPO", "proximal policy optimisation: clipped or penalised ratios (Schulman et al., 2017)"),
+    "reinforce": (
+        "algorithms.reinforce",
+        "REINFORCE",
+        "the score function times the returns of complete episodes (Williams, 1992)",
+    ),
+    "vpg": (
+        "algorithms.vpg",
+        "VPG",
+        "vanilla policy gradient: a learned value, generalised advantages (Schulman et al., 2016)",
+    ),
+    "a2c": (
+        "algorithms.a2c",
+        "A2C",
+        "advantage actor-critic: policy and value together, short rollouts (Mnih et al., 2016)",
+    ),
+    "npg": ("algorithms.npg", "NPG", "natural policy gradient: steps measured by the KL divergence (Kakade, 2002)"),
+    "trpo": (
+        "algorithms.trpo",
+        "TRPO",
+        "trust region policy optimisation: npg with a line search (Schulman et al., 2015)",
+    ),
+    "ppo": (
+        "algorithms.ppo",
+        "PPO",
+        "proximal policy optimisation: clipped or penalised ratios (Schulman et al., 2017)",
+    ),
+    "lm": ("alignment.lm", "LM", "a language model: next-token prediction on running text (Bengio et al., 2003)"),
+    "sft": (
+        "alignment.sft",
+        "SFT",
+        "supervised fine-tuning: a language model learns completions (Ouyang et al., 2022)",
+    ),
+    "reward-model": (
+        "alignment.reward_model",
+        "RewardModel",
+        "scores of completions from preferences (Bradley & Terry, 1952; Christiano et al., 2017)",
+    ),
+    "rlhf": (
+        "alignment.rlhf",
+        "RLHF",
+        "PPO on a language model that stays near where it started (Ziegler et al., 2019)",
+    ),
 }
 
 
@@ -26,4 +62,5 @@ def algorithm_class(name: str) -> Any:
     """
     if name not in ALGORITHMS:
         raise InputError(f"algorithm = {name!r} is not known: {nearest(name, ALGORITHMS)}")
-    return getattr(importlib.import_module(f"pgjax.algorithms.{name}"), ALGORITHMS[name][0])
+    module, cls, _ = ALGORITHMS[name]
+    return getattr(importlib.import_module(f"pgjax.{module}"), cls)

@@ -10,6 +10,7 @@ divergence with a fixed or adaptive coefficient, both, or nothing.
 """
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -31,6 +32,7 @@ from pgjax.algorithms.on_policy import (
     samples_of,
 )
 from pgjax.core.algorithm import Key, Metrics, Params
+from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import Scalar, field, pytree
 from pgjax.core.metrics import Count, Mean
 from pgjax.learning import losses, returns
@@ -49,20 +51,20 @@ class Learner(NamedTuple):
 
 
 @pytree
-class PPO(OnPolicy):
-    """Proximal policy optimisation (Schulman et al., 2017, eq. 9).
+class ProximalUpdate:
+    """The gradient steps of PPO and their loss, whoever collects: with a `network`, what `optimize` asks for."""
 
-    Adam minimises E[policy loss + vf_coef value loss - ent_coef entropy].
-    """
-
+    _: KW_ONLY
     num_epochs: int = field("passes over each collected batch", default=4, accepts="[1, inf)")
     num_minibatches: int = field("gradient steps per epoch", default=4, accepts="[1, inf)")
-    learning_rate: Scalar = field("step size of Adam", default=2.5e-4, accepts="[0, inf)")
-    advantage: Literal["gae", "vtrace"] = field(
-        "advantages once per batch, or anew in each epoch, corrected for how far the policy has moved", default="gae"
+    micro_batches: int = field(
+        "parts of a minibatch that are computed one after another: less memory, the same gradient",
+        default=1,
+        accepts="[1, inf)",
     )
-    gae_lambda: Scalar = field(
-        "lambda of the generalised advantage: 0 one-step TD, 1 Monte Carlo", default=0.95, accepts="[0, 1]"
+    learning_rate: Scalar = field("step size of Adam", default=2.5e-4, accepts="[0, inf)")
+    max_grad_norm: Scalar = field(
+        "global norm gradients are scaled down to; inf leaves them", default=0.5, accepts="(0, inf]"
     )
     objective: Literal["clip", "cpi", "kl_penalty", "clip_kl"] = field(
         "the policy's loss: ratio clipped, left alone, penalised by the KL divergence, or clipped and penalised",
@@ -76,6 +78,7 @@ class PPO(OnPolicy):
         accepts="(0, inf]",
     )
     vf_coef: Scalar = field("weight of the value loss", default=0.5, accepts="[0, inf)")
+    ent_coef: Scalar = field("weight of the entropy bonus", default=0.0, accepts="[0, inf)")
     target_kl: Scalar = field(
         "a minibatch with a larger approximate KL ends the iteration", default=float("inf"), accepts="(0, inf]"
     )
@@ -84,12 +87,64 @@ class PPO(OnPolicy):
         "what advantages are brought to mean 0 and standard deviation 1 over", default="minibatch"
     )
 
+    def normalized(self, samples: Samples) -> Samples:
+        """With advantages normalised over the whole batch, if that is what is asked for."""
+        if self.normalize_advantage != "batch":
+            return samples
+        return samples._replace(advantage=losses.normalized_advantage(samples.advantage, samples.weight))
+
+    def loss(
+        self: Any, params: Params, memory: Memory, minibatch: Samples, kl_coef: Float[Array, ""]
+    ) -> tuple[Float[Array, "T size"], dict[str, Array]]:
+        """Policy loss + vf_coef value loss - ent_coef entropy, `[T, size]`, with metrics of the same shape.
+
+        `memory` is what the network remembered at the start of the sequences.
+        """
+        _, output = self.network.unroll(params, memory, minibatch.obs, minibatch.reset)
+        log_ratio = output.distribution.log_prob(minibatch.action) - minibatch.log_prob
+        ratio = jnp.exp(log_ratio)
+        entropy = output.distribution.entropy()
+        if self.objective in ("clip", "clip_kl"):
+            policy_loss = losses.ppo_clip(ratio, minibatch.advantage, self.clip_eps)
+        else:
+            policy_loss = losses.surrogate(ratio, minibatch.advantage)
+        if minibatch.policy is not None:
+            policy_loss += kl_coef * minibatch.policy.kl(output.distribution)
+        if self.clip_value:
+            value_loss = losses.clipped_value_loss(output.value, minibatch.value, minibatch.value_target, self.clip_eps)
+        else:
+            value_loss = losses.value_loss(output.value, minibatch.value_target)
+        metrics = {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "approx_kl": losses.kl_k3(log_ratio),
+            "clip_fraction": (jnp.abs(ratio - 1.0) > self.clip_eps).astype(jnp.float32),
+        }
+        return policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy, metrics
+
+
+@pytree
+class PPO(ProximalUpdate, OnPolicy):
+    """Proximal policy optimisation (Schulman et al., 2017, eq. 9).
+
+    Adam minimises E[policy loss + vf_coef value loss - ent_coef entropy].
+    """
+
+    advantage: Literal["gae", "vtrace"] = field(
+        "advantages once per batch, or anew in each epoch, corrected for how far the policy has moved", default="gae"
+    )
+    gae_lambda: Scalar = field(
+        "lambda of the generalised advantage: 0 one-step TD, 1 Monte Carlo", default=0.95, accepts="[0, 1]"
+    )
+
     def __post_init__(self) -> None:
         check(self, "num_minibatches")
+        check_micro_batches(self, on_policy.num_sequences(self))
 
     def divides_into(self, devices: int) -> bool:
         """Whether the environments and the minibatches can be divided."""
-        return on_policy.divides_into(self, devices, self.num_minibatches)
+        return on_policy.divides_into(self, devices, self.num_minibatches * self.micro_batches)
 
     def init(self, key: Key) -> OnPolicyState:
         """The start of a run, with a `Learner` for its optimisation."""
@@ -138,44 +193,22 @@ class PPO(OnPolicy):
 
         return samples
 
-    def normalized(self, samples: Samples) -> Samples:
-        """With advantages normalised over the whole batch, if that is what is asked for."""
-        if self.normalize_advantage != "batch":
-            return samples
-        return samples._replace(advantage=losses.normalized_advantage(samples.advantage, samples.weight))
 
-    def loss(
-        self, params: Params, memory: Memory, minibatch: Samples, kl_coef: Float[Array, ""]
-    ) -> tuple[Float[Array, "T size"], dict[str, Array]]:
-        """Policy loss + vf_coef value loss - ent_coef entropy, `[T, size]`, with metrics of the same shape.
+def check_micro_batches(algorithm: Any, num_sequences: int) -> None:
+    """Refuse `micro_batches` that do not divide the sequences of a minibatch.
 
-        `memory` is what the network remembered at the start of the sequences.
-        """
-        _, output = self.network.unroll(params, memory, minibatch.obs, minibatch.reset)
-        log_ratio = output.distribution.log_prob(minibatch.action) - minibatch.log_prob
-        ratio = jnp.exp(log_ratio)
-        entropy = output.distribution.entropy()
-        if self.objective in ("clip", "clip_kl"):
-            policy_loss = losses.ppo_clip(ratio, minibatch.advantage, self.clip_eps)
-        else:
-            policy_loss = losses.surrogate(ratio, minibatch.advantage)
-        if minibatch.policy is not None:
-            policy_loss += kl_coef * minibatch.policy.kl(output.distribution)
-        if self.clip_value:
-            value_loss = losses.clipped_value_loss(output.value, minibatch.value, minibatch.value_target, self.clip_eps)
-        else:
-            value_loss = losses.value_loss(output.value, minibatch.value_target)
-        metrics = {
-            "policy_loss": policy_loss,
-            "value_loss": value_loss,
-            "entropy": entropy,
-            "approx_kl": losses.kl_k3(log_ratio),
-            "clip_fraction": (jnp.abs(ratio - 1.0) > self.clip_eps).astype(jnp.float32),
-        }
-        return policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy, metrics
+    Raises:
+        InputError: naming the field, the value and what would be accepted.
+    """
+    size = num_sequences // algorithm.num_minibatches
+    if size % algorithm.micro_batches:
+        raise InputError(
+            f"{type(algorithm).__name__}.micro_batches = {algorithm.micro_batches} does not divide the {size} "
+            "sequences of a minibatch"
+        )
 
 
-def initial_learner(ppo: PPO, params: Params) -> Learner:
+def initial_learner(ppo: ProximalUpdate, params: Params) -> Learner:
     """What `optimize` starts a run from."""
     return Learner(adam(ppo.learning_rate, ppo.max_grad_norm).init(params), jnp.float32(1.0))
 
@@ -225,7 +258,7 @@ def optimize(
 
 def _gradient_step(ppo: Any, memory: Memory, learning_rate: Scalar, kl_coef: Float[Array, ""]) -> Callable[..., Any]:
     """One step on the chosen sequences, unless the approximate KL has passed `target_kl` in this iteration."""
-    optimizer, gradient = adam(learning_rate, ppo.max_grad_norm), mean_gradient(ppo.loss, shared=1)
+    optimizer, gradient = adam(learning_rate, ppo.max_grad_norm), mean_gradient(ppo.loss, 1, ppo.micro_batches)
 
     def update(carry: Any, chosen: Array, sequences: Samples) -> tuple[Any, Any]:
         params, adam_state, stopped = carry

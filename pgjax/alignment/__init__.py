@@ -1,16 +1,70 @@
-"""Policies over tokens: what language models need besides what every policy needs.
+"""Policies over tokens: a language model is a network, generation a rollout, teacher forcing `unroll`.
 
-Read `rewards` (what single tokens earn where whole answers are scored).
+Read `rewards` (what single tokens earn where whole answers are scored); what is learned from: `grammar` (the built-in
+language), `tokenizers`, `records` (files), `packing` (arrays), `data` (both as parts); `generation`; `models` (language
+models as parts); then one file per method: `supervised` (what the next three share), `lm`, `sft`, `reward_model`,
+`scoring` (rewards as parts), `rlhf`.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_EXPORTS = {"token_rewards": "rewards", "whiten": "rewards"}
+if TYPE_CHECKING:
+    from pgjax.alignment.data import COMPLETIONS as COMPLETIONS
+    from pgjax.alignment.data import LABELS as LABELS
+    from pgjax.alignment.data import PREFERENCES as PREFERENCES
+    from pgjax.alignment.data import PROMPTS as PROMPTS
+    from pgjax.alignment.data import TEXTS as TEXTS
+    from pgjax.alignment.generation import Generation as Generation
+    from pgjax.alignment.generation import generate as generate
+    from pgjax.alignment.lm import LM as LM
+    from pgjax.alignment.models import LanguageModel as LanguageModel
+    from pgjax.alignment.models import language_model as language_model
+    from pgjax.alignment.reward_model import RewardModel as RewardModel
+    from pgjax.alignment.rewards import token_rewards as token_rewards
+    from pgjax.alignment.rewards import whiten as whiten
+    from pgjax.alignment.rlhf import RLHF as RLHF
+    from pgjax.alignment.scoring import REWARDS as REWARDS
+    from pgjax.alignment.scoring import HostReward as HostReward
+    from pgjax.alignment.scoring import register_reward as register_reward
+    from pgjax.alignment.sft import SFT as SFT
+    from pgjax.alignment.tokenizers import TOKENIZERS as TOKENIZERS
+    from pgjax.networks.pretrained import load_pretrained as load_pretrained
+    from pgjax.networks.pretrained import save_pretrained as save_pretrained
+    from pgjax.networks.transformer import Transformer as Transformer
+
+_EXPORTS = {
+    "Transformer": "networks.transformer",
+    "load_pretrained": "networks.pretrained",
+    "save_pretrained": "networks.pretrained",
+    "token_rewards": "alignment.rewards",
+    "whiten": "alignment.rewards",
+    "TOKENIZERS": "alignment.tokenizers",
+    "TEXTS": "alignment.data",
+    "COMPLETIONS": "alignment.data",
+    "PREFERENCES": "alignment.data",
+    "LABELS": "alignment.data",
+    "PROMPTS": "alignment.data",
+    "Generation": "alignment.generation",
+    "generate": "alignment.generation",
+    "LanguageModel": "alignment.models",
+    "language_model": "alignment.models",
+    "LM": "alignment.lm",
+    "SFT": "alignment.sft",
+    "RewardModel": "alignment.reward_model",
+    "HostReward": "alignment.scoring",
+    "REWARDS": "alignment.scoring",
+    "register_reward": "alignment.scoring",
+    "RLHF": "alignment.rlhf",
+}
 __all__ = list(_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'pgjax.alignment' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"pgjax.alignment.{_EXPORTS[name]}"), name)
+    return getattr(importlib.import_module(f"pgjax.{_EXPORTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

@@ -38,6 +38,7 @@ usage: pgjax COMMAND ...
   pgjax list DIR                           the runs under a directory
   pgjax plot RUN ... [--out PATH]          learning curves of runs, as PNG and SVG
   pgjax render RUN [--out PATH]            an episode of a run as a GIF
+  pgjax generate RUN --prompt TEXT         completions by a language model, of a run or a Hugging Face folder
   pgjax envs                               the environments
   pgjax algorithms                         the algorithms
 
@@ -58,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         "list": _list,
         "plot": _plot,
         "render": _render,
+        "generate": _generate,
         "envs": _envs,
         "algorithms": _algorithms,
     }
@@ -88,7 +90,7 @@ def _show_warning(message: Warning | str, *_: Any) -> None:
 
 def _algorithms(arguments: list[str]) -> None:
     _no_arguments("algorithms", arguments)
-    for name, (_, sentence) in ALGORITHMS.items():
+    for name, (*_, sentence) in ALGORITHMS.items():
         print(f"{name:12} {sentence}")
 
 
@@ -319,7 +321,7 @@ def _evaluate(arguments: list[str]) -> None:
             names = ("mean", "std", "min", "max")
             scores = {"episodes": found.num_episodes} | {f"return_{name}": getattr(found, name) for name in names}
         else:
-            scores = algorithm.evaluate(state, key, flags.episodes)
+            scores = jax.jit(type(algorithm).evaluate, static_argnums=3)(algorithm, state, key, flags.episodes)
         print(_figures({name: value.tolist() for name, value in scores.items()}))
 
 
@@ -411,6 +413,44 @@ def _render(arguments: list[str]) -> None:
     out = Path(flags.out or f"{flags.run}/episode.gif")
     steps, total = render_episode(result.algorithm, result.state, jax.random.key(flags.seed), out, flags.max_steps)
     print(f"{out}: {steps} steps, return {total:.2f}")
+
+
+def _generate(arguments: list[str]) -> None:
+    flags = parse(
+        "pgjax generate",
+        arguments,
+        [
+            positional("run", str, "RUN", "directory of a run, or a Hugging Face folder"),
+            flag("prompt", str, "the text to go on from", ""),
+            flag("num", int, "how many completions", 1),
+            flag("max_tokens", int, "longest completion in tokens", 64),
+            flag("temperature", float, "0 takes the most probable token", 1.0),
+            flag("top_k", int, "sample from so many of the most probable tokens; 0 from all", 0),
+            flag("top_p", float, "sample from the most probable tokens that have this probability together", 1.0),
+            flag("min_p", float, "sample from tokens with this share of the most probable one's probability", 0.0),
+            flag("seed", int, "seed of the random key", 0),
+            flag("best", bool, "the best checkpoint by evaluated score instead of the newest", False),
+            cache_flag(),
+        ],
+    )
+    if flags.cache:
+        enable_compilation_cache()
+    import jax
+
+    from pgjax.alignment.generation import generate
+    from pgjax.alignment.models import language_model
+
+    model = language_model(flags.run, checkpoint="best" if flags.best else "newest")
+    tokenizer, prompt = model.tokenizer, model.tokenizer.encode(flags.prompt) or [model.tokenizer.eos]
+    sampling = {name: getattr(flags, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+    prompts, key = [prompt] * flags.num, jax.random.key(flags.seed)
+    max_tokens = min(flags.max_tokens, model.network.context - len(prompt))
+    found = generate(
+        model.network, model.params, prompts, key, max_tokens, **sampling, eos=tokenizer.eos, pad=tokenizer.pad
+    )
+    for tokens, real in zip(found.tokens.tolist(), found.mask.tolist(), strict=True):
+        completion = [token for token, counted in zip(tokens, real, strict=True) if counted]
+        print(tokenizer.decode(prompt + completion))
 
 
 def _print_config(config: dict[str, Any], seed: int) -> None:

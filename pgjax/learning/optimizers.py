@@ -1,5 +1,6 @@
 """Optimisers, schedules, the gradient of a weighted mean, and the loop of minibatch epochs."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -20,29 +21,102 @@ def adam(learning_rate: Scalar, max_grad_norm: Scalar) -> optax.GradientTransfor
     """Adam (Kingma & Ba, 2015; epsilon 1e-5) on gradients scaled down to a global norm of at most `max_grad_norm`.
 
     Its state does not depend on the arguments, so it is built anew from traced hyperparameters in every step. It works
-    on one flat vector: a few operations instead of a few for each parameter array.
+    on one flat vector: a few operations instead of a few for each parameter array. Its moments are in float32.
     """
-    return optax.flatten(optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5)))
+    return _exact(
+        optax.flatten(optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5)))
+    )
 
 
-def mean_gradient(loss: Callable[..., tuple[Array, dict[str, Array]]], shared: int = 0) -> Callable[..., Any]:
+def adamw(learning_rate: Scalar, max_grad_norm: Scalar, weight_decay: Scalar) -> optax.GradientTransformation:
+    """Adam on clipped gradients that also takes `learning_rate * weight_decay` of themselves off matrices, the leaves
+    called kernel, embed or unembed (Loshchilov & Hutter, 2019, algorithm 2)."""
+
+    def matrices(params: Params) -> Any:
+        decayed = ("kernel", "embed", "unembed")
+        return jax.tree.map_with_path(lambda path, _: getattr(path[-1], "key", None) in decayed, params)
+
+    return _exact(
+        optax.chain(
+            optax.clip_by_global_norm(max_grad_norm),
+            optax.scale_by_adam(),
+            optax.add_decayed_weights(weight_decay, matrices),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+    )
+
+
+def _exact(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """One whose moments are in float32, whatever the parameters are in."""
+
+    def exact(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+
+    return optax.GradientTransformation(
+        lambda params: optimizer.init(exact(params)),
+        lambda grads, state, params=None: optimizer.update(exact(grads), state, exact(params)),
+    )
+
+
+def gradient_of_mean(
+    sums: Callable[..., tuple[Array, tuple[dict[str, Array], Any]]],
+    in_axes: tuple[int | None, ...],
+    micro_batches: int = 1,
+) -> Callable[..., Any]:
+    """The gradient of a mean over samples, and the means of metrics, from sums over some of them.
+
+    `sums(params, *args) -> (total, (metrics, weight))`: a loss and metrics summed over the samples it is given, and how
+    much these weigh together. The result, `f(params, *args) -> (gradient, metrics)`, divides the samples along
+    `in_axes` of `args` (None for what is no sample) over the devices, and there into `micro_batches`, which are
+    computed one after another and keep the memory of one. All sums are divided by all weights, so the means and their
+    gradient are those of all samples at once, however unequal the parts weigh.
+    """
+
+    def of_part(params: Params, *args: Any) -> tuple[Any, Any]:
+        grads, (metrics, weight) = jax.grad(sums, has_aux=True)(params, *args)
+        return (grads, metrics), weight
+
+    def of_share(params: Params, *args: Any) -> tuple[Any, Any]:
+        if micro_batches == 1:
+            return of_part(params, *args)
+
+        def parts(x: Array, axis: int) -> Array:
+            divided = x.reshape(*x.shape[:axis], micro_batches, -1, *x.shape[axis + 1 :])
+            return jnp.moveaxis(divided, axis, 0)
+
+        divided = [
+            None if axis is None else jax.tree.map(functools.partial(parts, axis=axis), arg)
+            for axis, arg in zip(in_axes, args, strict=True)
+        ]
+
+        def of_one(divided: list[Any]) -> tuple[Any, Any]:
+            chosen = [arg if part is None else part for arg, part in zip(args, divided, strict=True)]
+            return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), of_part(params, *chosen))
+
+        first = jax.eval_shape(of_one, jax.tree.map(lambda x: x[0], divided))
+        empty = jax.tree.map(lambda x: jnp.zeros(x.shape), first)
+        return jax.lax.scan(lambda so_far, part: (optax.tree.add(so_far, of_one(part)), None), empty, divided)[0]
+
+    return mean_of_shares(of_share, in_axes=(None, *in_axes))
+
+
+def mean_gradient(
+    loss: Callable[..., tuple[Array, dict[str, Array]]], shared: int = 0, micro_batches: int = 1
+) -> Callable[..., Any]:
     """The gradient of the mean of what `loss` says of each sample, and the means of its metrics, over all devices.
 
     `loss(params, memory, samples, *shared) -> (losses, metrics)`, one number per sample each; `samples.weight` says how
     much each counts, None that all count alike. The result is called with the same arguments, the last `shared` of
-    which are no samples and the same on all devices.
+    which are no samples and the same on all devices. `micro_batches` as in `gradient_of_mean`.
     """
 
-    def sums(params: Params, memory: Any, samples: Any, *more: Any) -> tuple[Any, Any]:
-        def total(params: Params) -> tuple[Array, Any]:
-            value, metrics = loss(params, memory, samples, *more)
-            weighted = (lambda x: x) if samples.weight is None else (lambda x: samples.weight * x)
-            return jnp.sum(weighted(value)), jax.tree.map(lambda x: jnp.sum(weighted(x)), metrics)
-
+    def sums(params: Params, memory: Any, samples: Any, *more: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
+        value, metrics = loss(params, memory, samples, *more)
+        weighted = (lambda x: x) if samples.weight is None else (lambda x: samples.weight * x)
         weight = float(samples.obs.shape[0] * samples.obs.shape[1]) if samples.weight is None else samples.weight.sum()
-        return jax.grad(total, has_aux=True)(params), weight
+        return jnp.sum(weighted(value)), (jax.tree.map(lambda x: jnp.sum(weighted(x)), metrics), weight)
 
-    return mean_of_shares(sums, in_axes=(None, 0, 1, *(None,) * shared))
+    return gradient_of_mean(sums, (0, 1, *(None,) * shared), micro_batches)
 
 
 STRETCHED = ("linear", "cosine")

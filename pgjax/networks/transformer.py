@@ -61,7 +61,9 @@ class Transformer(Decoder, Heads):
     are learned, `"blocks"`, `"norm"`, and `"unembed"` `[vocab, width]` unless that is the embedding itself.
     """
 
-    vocab: int = field("tokens it knows as a language model", default=258, accepts="[1, inf)")
+    vocab: int = field(
+        "tokens it knows as a language model; 0 is as many as its tokenizer has", default=0, accepts="[0, inf)"
+    )
     tied: bool = field("a language model reads and writes tokens by the same embedding", default=True)
 
     def init(self, key: Key, observation_space: Box, action_space: Space) -> Params:

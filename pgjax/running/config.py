@@ -23,7 +23,7 @@ def to_config(algorithm: Any) -> dict[str, Any]:
     `parts` holds the name and the options of each part, `hyperparameters` every other field. `unit` and `score` are the
     algorithm's own, for those who read a run from outside.
     """
-    names = {(f"pgjax.algorithms.{name}", cls): name for name, (cls, _) in ALGORITHMS.items()}
+    names = {(f"pgjax.{module}", cls): name for name, (module, cls, _) in ALGORITHMS.items()}
     cls, kinds = type(algorithm), kinds_of(algorithm)
     values = {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
     parts = {name: kind.describe(values[name]) or own_part(kind, values[name]) for name, kind in kinds.items()}

@@ -1,0 +1,161 @@
+"""A reward model: scores of completions, learned from which of two was preferred."""
+
+import dataclasses
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from pgjax.alignment.data import PREFERENCES, Data, Preferences
+from pgjax.alignment.generation import Generation, generate
+from pgjax.alignment.models import LANGUAGE_MODELS, LanguageModel, Prompt
+from pgjax.alignment.supervised import (
+    Supervised,
+    batch_of,
+    check_supervised,
+    held_out_means,
+    initial_state,
+    learn,
+)
+from pgjax.core.algorithm import INIT_STREAM, Key, Metrics, Params, Scores
+from pgjax.core.hyperparameters import TRACED, Scalar, field, pytree
+from pgjax.learning import losses
+from pgjax.networks.transformer import Transformer
+
+CALIBRATION_BINS = 10
+
+
+class RewardModelState(NamedTuple):
+    """The `State` of a reward model."""
+
+    key: Key
+    iteration: Array
+    params: Params
+    opt_state: Any
+    reference: tuple[Prompt, Generation]
+    """Completions of the model it starts from: what its scores are normalised on where they become a reward."""
+
+
+@pytree
+class RewardModel(Supervised):
+    """A reward model from preferences (Bradley & Terry, 1952; Ouyang et al., 2022, eq. 1).
+
+    AdamW minimises the mean over pairs of
+
+        -log sigmoid(r(x, y_chosen) - r(x, y_rejected) - margin) + center_coef (r(x, y_chosen) + r(x, y_rejected))^2,
+
+    where r(x, y) is a linear function of the stream at the last token of y, and the second term (Eisenstein et al.,
+    2023, section 3) settles the constant that preferences leave open.
+    """
+
+    model: Annotated[LanguageModel, TRACED] = field("what it starts from", part=LANGUAGE_MODELS)
+    data: Annotated[Data, TRACED] = field("preferences", default=PREFERENCES.make("grammar"), part=PREFERENCES)
+    total_steps: int = field("pairs to train on", default=8192, accepts="[1, inf)")
+    center_coef: Scalar = field("weight of the squared sum of a pair's scores", default=0.01, accepts="[0, inf)")
+    references: int = field(
+        "completions of the model it starts from that its scores are normalised on", default=256, accepts="[2, inf)"
+    )
+
+    unit = "pairs"
+    score = ("log_loss", "min")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", self.data.packed(self.model.tokenizer, self.model.network.context))
+        check_supervised(self)
+
+    def init(self, key: Key) -> RewardModelState:
+        """The model as it is, with a score of 0 for everything, and completions of it."""
+        width = self.model.network.width
+        state = initial_state(self, key, lambda _: {"model": self.model.params, "score": init_score(width)})
+        return RewardModelState(*state, self.sampled(jax.random.fold_in(key, INIT_STREAM)))
+
+    def sampled(self, key: Key) -> tuple[Prompt, Generation]:
+        """Completions of the model for prompts of the training data."""
+        rows = self.data.train
+        row_key, sample_key = jax.random.split(key)
+        chosen = jax.random.randint(row_key, (self.references,), 0, rows.prompt.shape[0])
+        prompt = Prompt(rows.prompt[chosen], rows.prompt_mask[chosen])
+        model, tokenizer = self.model, self.model.tokenizer
+        ends = {"eos": tokenizer.eos, "pad": tokenizer.pad}
+        length = rows.chosen.shape[1]
+        return prompt, generate(
+            model.network, model.params, prompt.tokens, sample_key, length, mask=prompt.mask, **ends
+        )
+
+    def step(self, state: RewardModelState) -> tuple[RewardModelState, Metrics]:
+        """One batch of pairs, one gradient step."""
+        return learn(self, state, batch_of(self, state), self.sums)
+
+    def sums(self, params: Params, rows: Preferences) -> tuple[Array, tuple[dict[str, Array], Array]]:
+        """Of all pairs; both completions of a pair are read in one pass."""
+        chosen, rejected = self.scores(params, rows)
+        log_loss = losses.bradley_terry(chosen, rejected, rows.margin)
+        loss = jnp.sum(log_loss + self.center_coef * (chosen + rejected) ** 2)
+        metrics = {
+            "log_loss": log_loss,
+            "accuracy": jnp.where(chosen == rejected, 0.5, chosen > rejected),
+            "margin": chosen - rejected,
+        }
+        return loss, (jax.tree.map(jnp.sum, metrics), jnp.float32(chosen.size))
+
+    def scores(self, params: Params, rows: Preferences) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
+        """Of the chosen and of the rejected completions."""
+        prompt = Prompt(*(jnp.concatenate([x, x]) for x in (rows.prompt, rows.prompt_mask)))
+        tokens = jnp.concatenate([rows.chosen, rows.rejected])
+        mask = jnp.concatenate([rows.chosen_mask, rows.rejected_mask])
+        chosen, rejected = jnp.split(score_at_last(self.model.network, params, prompt, tokens, mask), 2)
+        return chosen, rejected
+
+    def evaluate(self, state: RewardModelState, key: Key, num: int) -> Scores:
+        """Over `num` held-out pairs: `log_loss` of the preferences, `accuracy`, and `calibration_error`.
+
+        The last is the expected calibration error (Naeini et al., 2015): the mean distance, over ten bins of the
+        predicted probability that the first of two is preferred, between prediction and frequency.
+        """
+
+        def sums(params: Params, rows: Preferences) -> tuple[Array, tuple[dict[str, Array], Array]]:
+            loss, (metrics, weight) = self.sums(params, rows)
+            chosen, rejected = self.scores(params, rows)
+            bins = _bins(jax.nn.sigmoid(chosen - rejected))
+            return loss, (metrics | bins, weight)
+
+        means = held_out_means(self, state.params, key, num, sums)
+        gap = jnp.abs(means.pop("predicted") - means.pop("preferred"))
+        return {name: means[name] for name in ("log_loss", "accuracy")} | {"calibration_error": jnp.sum(gap)}
+
+    def scoring_model(self, state: RewardModelState) -> LanguageModel:
+        """The model of `state` with its score, as the parameters `"model"` and `"score"`."""
+        return dataclasses.replace(self.model, params=state.params, path="", sha256="")
+
+
+def init_score(width: int) -> Params:
+    """A linear score that is 0 everywhere."""
+    return {"kernel": jnp.zeros(width), "bias": jnp.zeros(())}
+
+
+def score_of(params: Params, hidden: Float[Array, "*tokens width"]) -> Float[Array, "*tokens"]:
+    """The linear score of the normalised stream, in float32."""
+    return hidden.astype(jnp.float32) @ params["kernel"] + params["bias"]
+
+
+def score_at_last(
+    network: Transformer, params: Params, prompt: Prompt, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
+) -> Float[Array, "B"]:
+    """The score of each completion, read at its last real token."""
+    hidden = network.hidden(
+        params["model"],
+        jnp.concatenate([prompt.tokens, tokens], axis=1),
+        jnp.concatenate([prompt.mask, mask], axis=1),
+    )
+    last = prompt.tokens.shape[1] + jnp.sum(mask, axis=1) - 1
+    return score_of(params["score"], jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0])
+
+
+def _bins(probability: Float[Array, "B"]) -> dict[str, Array]:
+    """By bin, sums of the predicted probability and of how often the prediction came true, each pair in both orders."""
+    predicted = jnp.concatenate([probability, 1.0 - probability])
+    preferred = jnp.concatenate([jnp.ones_like(probability), jnp.zeros_like(probability)])
+    index = jnp.minimum((predicted * CALIBRATION_BINS).astype(jnp.int32), CALIBRATION_BINS - 1)
+    of_bin = jax.nn.one_hot(index, CALIBRATION_BINS) / 2
+    return {"predicted": predicted @ of_bin, "preferred": preferred @ of_bin}
