@@ -96,7 +96,7 @@ def _expected(hint: Any, interval: str | None, value: Any) -> str | None:
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
         return None if whole and _inside(np.asarray(value), interval) else f"a whole number (int){within}"
     if hint is float:
-        numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+        numeric = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
         return None if numeric and _inside(np.asarray(value), interval) else f"a number{within}"
     if hint is bool:
         return None if isinstance(value, bool) else "True or False"

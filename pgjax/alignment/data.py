@@ -1,0 +1,156 @@
+"""Text in, packed arrays out: what language models learn from, as a kind of part for each format of records.
+
+A part is made in two steps, since the tokenizer belongs to the model. `make` reads and checks the records; `packed`
+turns them into arrays on the device, some rows to train on and some held out.
+"""
+
+import dataclasses
+import warnings
+from typing import Annotated, Any
+
+import jax
+from jaxtyping import Array, Int
+
+from pgjax.alignment.packing import CompletionOptions, Options, PromptOptions, TextOptions, pack
+from pgjax.alignment.records import Format, Source, grammar_records, read, shape
+from pgjax.alignment.tokenizers import Tokenizer
+from pgjax.core.algorithm import Key
+from pgjax.core.errors import InputError, nearest
+from pgjax.core.hyperparameters import TRACED, field, field_types, pytree
+from pgjax.core.parts import Description, dataclass_options, to_json
+from pgjax.learning.optimizers import shuffled
+
+
+@pytree
+class GrammarOptions(Options):
+    """Of what the built-in grammar makes."""
+
+    examples: int = field("examples that the grammar makes", default=4096, accepts="[1, inf)")
+
+
+@pytree
+class GrammarTextOptions(TextOptions, GrammarOptions):
+    """Of running text that the grammar makes."""
+
+
+@pytree
+class GrammarPromptOptions(PromptOptions, GrammarOptions):
+    """Of prompts that the grammar makes."""
+
+
+@pytree
+class GrammarCompletionOptions(CompletionOptions, GrammarOptions):
+    """Of prompts with completions that the grammar makes."""
+
+
+@pytree
+class Data:
+    """Records of one format, and once `packed` the arrays they give. Compared by what the arrays follow from."""
+
+    source: Source
+    options: Any
+    """One of the classes above."""
+    packing: tuple[Tokenizer, int] | None = None
+    """The tokenizer and the context of the arrays; None before."""
+    train: Annotated[Any, TRACED] = dataclasses.field(default=None, compare=False, repr=False)
+    """Rows to learn from, as `Texts`, `Prompts`, `Completions`, `Preferences` or `Labelled`."""
+    held_out: Annotated[Any, TRACED] = dataclasses.field(default=None, compare=False, repr=False)
+    """Rows that never train, of the same widths; None where none shall be held out."""
+
+    def packed(self, tokenizer: Tokenizer, context: int) -> "Data":
+        """A copy with the arrays in it; itself if it has them already.
+
+        A record is held out by a hash of its prompt (its document, for running text) as it stands in the file: records
+        with equal prompts fall on one side, in whatever file they are, and further records move none. A single document
+        is divided itself: its last tokens are held out.
+
+        Args:
+            context: how many tokens a prompt may have together with its completion; a row of running text, too.
+
+        Raises:
+            InputError: naming file and line, a text without tokens, or ids that are not in the vocabulary; or that
+                nothing is left to train on, or nothing held out where something shall be.
+        """
+        if self.packing == (tokenizer, context):
+            return self
+        source, options = self.source, self.options
+        records = source.records or grammar_records(source.format, options.examples)
+        train, held_out, lost = pack(source.format, options, records, tokenizer, context)
+        because = f" ({lost})" if lost else ""
+        if not len(train[0]):
+            raise InputError(f"{source.name} leaves nothing to train on{because}: expected more or shorter examples")
+        if options.held_out and not len(held_out[0]):
+            raise InputError(
+                f"{source.name}: held_out = {options.held_out:g} leaves no held-out example{because}: expected more "
+                "examples or held_out=0"
+            )
+        if lost:
+            warnings.warn(f"{source.name}: {lost}", stacklevel=2)
+        held_out = held_out if options.held_out else None
+        return dataclasses.replace(self, packing=(tokenizer, context), train=train, held_out=held_out)
+
+
+class DataKind:
+    """Records of one format: `grammar` for those that the built-in one makes, or a file or folder by its path."""
+
+    def __init__(self, format: Format, of_file: type, of_grammar: type) -> None:
+        self.format, self.of_file, self.of_grammar = format, of_file, of_grammar
+
+    @property
+    def sentence(self) -> str:
+        """The two kinds of names."""
+        return f"grammar, or a file or folder of JSON lines: {shape(self.format)}"
+
+    def make(self, name: str, sha256: str | None = None, **options: Any) -> Data:
+        """The data of that name, not packed yet; of a file, `sha256` is the digest that it must have."""
+        checked = self._options(name, self.declaration(name)(), options)
+        source = Source(self.format, name) if name == "grammar" else read(name, self.format)
+        if sha256 not in (None, source.sha256):
+            raise InputError(f"data = {name!r} is not the file it was: its digest is {source.sha256}, not {sha256}")
+        return Data(source, checked)
+
+    def describe(self, part: Any) -> Description | None:
+        """The path, the digest of what lies there and the options; of the grammar's, only the options."""
+        if not isinstance(part, Data) or part.source.format != self.format:
+            return None
+        digest = {"sha256": part.source.sha256} if part.source.sha256 else {}
+        options = {f.name: to_json(getattr(part.options, f.name)) for f in dataclasses.fields(part.options)}
+        return {"name": part.source.name, "options": digest | options}
+
+    def with_options(self, part: Any, **options: Any) -> Any:
+        """The same records, not packed, with other options; of somebody's own data, other fields."""
+        if not isinstance(part, Data):
+            return dataclasses.replace(part, **options)
+        return Data(part.source, self._options(part.source.name, part.options, options))
+
+    def options(self, part: Any) -> dict[str, bool]:
+        """Those of the records and of packing; none is a leaf. Of somebody's own data, its fields."""
+        return dataclass_options(part.options if isinstance(part, Data) else part)
+
+    def declaration(self, name: str) -> type:
+        """The class of the options."""
+        return self.of_grammar if name == "grammar" else self.of_file
+
+    def _options(self, name: str, known: Any, options: dict[str, Any]) -> Any:
+        for option in options.keys() - field_types(type(known)).keys():
+            raise InputError(f"data {name} has no option {option!r}: {nearest(option, field_types(type(known)))}")
+        return dataclasses.replace(known, **options)
+
+
+TEXTS = DataKind("text", TextOptions, GrammarTextOptions)
+COMPLETIONS = DataKind("completion", CompletionOptions, GrammarCompletionOptions)
+PREFERENCES = DataKind("preference", CompletionOptions, GrammarCompletionOptions)
+LABELS = DataKind("label", CompletionOptions, GrammarCompletionOptions)
+PROMPTS = DataKind("prompt", PromptOptions, GrammarPromptOptions)
+
+
+def epoch_rows(key: Key, iteration: Array, num_rows: int, batch_size: int) -> Int[Array, "batch_size"]:
+    """The rows that iteration i = 0, 1, ... learns from.
+
+    An epoch is `num_rows // batch_size` iterations through a permutation of its own, so that it has no row twice; which
+    rows are left out, where the batch does not divide them, changes from epoch to epoch. A row follows from the key and
+    the iteration alone. `batch_size` must not be larger than `num_rows`.
+    """
+    batches = num_rows // batch_size
+    order = shuffled(jax.random.fold_in(key, iteration // batches), num_rows)
+    return jax.lax.dynamic_slice_in_dim(order, iteration % batches * batch_size, batch_size)
