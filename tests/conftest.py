@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import tempfile
+import warnings
 
 # Read when jax is imported: here, in the other worker and in child processes. What one has compiled all find.
 # Compiling takes most of the time of the tests, and half of it is optimisation by LLVM that only long runs repay.
@@ -26,6 +27,7 @@ CHECKED = [
 ]
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
     import pgjax
+    from pgjax import alignment
     from pgjax.core.metrics import numbers
     from pgjax.running.loop import train_chunk
 
@@ -84,6 +86,47 @@ def tiny_algorithm():
         return cls(env, **({"total_steps": 6 * fields["num_envs"] * fields["num_steps"]} | fields))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_language_model():
+    """A new one of some hundred parameters for the words of the grammar."""
+    tokenizer = alignment.TOKENIZERS.make("grammar")
+    network = alignment.Transformer(
+        width=8, layers=1, num_heads=2, num_groups=1, mlp_width=8, context=20, vocab=tokenizer.vocab
+    )
+    return alignment.LanguageModel(network, tokenizer, network.init_text(jax.random.key(0)))
+
+
+@pytest.fixture(scope="session")
+def tiny_token_algorithm(tiny_language_model):
+    """An algorithm over tokens by its name, as small: 6 iterations of 8 rows."""
+    model = tiny_language_model
+
+    def make(name, model=model, **fields):
+        common = {"learning_rate": 1e-2, "batch_size": 8, "total_steps": 48} | fields
+        if name == "rlhf":
+            common = {"num_epochs": 2, "num_minibatches": 2, "max_tokens": 5, "reward": "sentiment"} | common
+            reward = common.pop("reward")
+            reward = alignment.REWARDS.make(reward) if isinstance(reward, str) else reward
+            return alignment.RLHF(model, reward, alignment.PROMPTS.make("grammar", examples=64), **common)
+        if name == "lm":
+            data = alignment.TEXTS.make("grammar", examples=64, length=8)
+            common = {"total_steps": common["total_steps"] * 8} | {
+                k: v for k, v in common.items() if k != "total_steps"
+            }
+            return alignment.LM(data=data, tokenizer=model.tokenizer, network=model.network, warmup=2, **common)
+        if name == "sft":
+            return alignment.SFT(model, alignment.COMPLETIONS.make("grammar", examples=64), warmup=2, **common)
+        data = alignment.PREFERENCES.make("grammar", examples=64)
+        return alignment.RewardModel(model, data, warmup=2, references=8, **common)
+
+    def quietly(*args, **kwargs):
+        with warnings.catch_warnings():  # about sentences that are too long
+            warnings.simplefilter("ignore")
+            return make(*args, **kwargs)
+
+    return quietly
 
 
 @pytest.fixture(scope="session")

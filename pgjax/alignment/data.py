@@ -45,7 +45,10 @@ class GrammarCompletionOptions(CompletionOptions, GrammarOptions):
 
 @pytree
 class Data:
-    """Records of one format, and once `packed` the arrays they give. Compared by what the arrays follow from."""
+    """data such as `pgjax.alignment.TEXTS.make("corpus.txt")`
+
+    Records of one format, and once `packed` the arrays they give. Compared by what the arrays follow from.
+    """
 
     source: Source
     options: Any

@@ -53,8 +53,7 @@ def generate(
     """Sample one completion for each prompt, of at most `max_tokens` tokens.
 
     The next token is drawn from softmax(logits / temperature), restricted as `restricted` says. The log-probabilities
-    are those of one teacher-forced pass. How far a prompt is padded changes nothing, and the noise of a token depends
-    on the key, its row and its place in the completion only.
+    are those of one teacher-forced pass, and how far prompts are padded changes nothing.
 
     Args:
         prompts: tokens, padded on the left where `mask` is False; or lists of tokens, which are padded here.

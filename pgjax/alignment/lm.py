@@ -22,7 +22,7 @@ from pgjax.alignment.supervised import (
 from pgjax.alignment.tokenizers import TOKENIZERS, Bytes, Tokenizer
 from pgjax.core.algorithm import Key, Metrics, Params, Scores
 from pgjax.core.errors import InputError
-from pgjax.core.hyperparameters import TRACED, field, pytree
+from pgjax.core.hyperparameters import TRACED, check_fields, field, pytree
 from pgjax.core.parts import Dataclasses
 from pgjax.networks.transformer import Transformer
 
@@ -41,6 +41,7 @@ class LM(Supervised):
     unit = "tokens"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.network.vocab:
             object.__setattr__(self, "network", dataclasses.replace(self.network, vocab=self.tokenizer.vocab))
         if self.tokenizer.vocab > self.network.vocab:

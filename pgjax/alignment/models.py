@@ -53,7 +53,7 @@ class LanguageModel:
 
     network: Transformer
     tokenizer: Tokenizer
-    params: Annotated[Params, TRACED] = dataclasses.field(compare=False)
+    params: Annotated[Params, TRACED]
     path: str = ""
     """Of the run or the folder; empty for a model made in code."""
     sha256: str = ""

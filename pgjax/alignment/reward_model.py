@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pgjax.alignment.data import PREFERENCES, Data, Preferences
+from pgjax.alignment.data import PREFERENCES, Data
 from pgjax.alignment.generation import Generation, generate
 from pgjax.alignment.models import LANGUAGE_MODELS, LanguageModel, Prompt
+from pgjax.alignment.packing import Preferences
 from pgjax.alignment.supervised import (
     Supervised,
     batch_of,
@@ -19,7 +20,7 @@ from pgjax.alignment.supervised import (
     learn,
 )
 from pgjax.core.algorithm import INIT_STREAM, Key, Metrics, Params, Scores
-from pgjax.core.hyperparameters import TRACED, Scalar, field, pytree
+from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytree
 from pgjax.learning import losses
 from pgjax.networks.transformer import Transformer
 
@@ -61,6 +62,7 @@ class RewardModel(Supervised):
     score = ("log_loss", "min")
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "data", self.data.packed(self.model.tokenizer, self.model.network.context))
         check_supervised(self)
 
@@ -78,7 +80,7 @@ class RewardModel(Supervised):
         prompt = Prompt(rows.prompt[chosen], rows.prompt_mask[chosen])
         model, tokenizer = self.model, self.model.tokenizer
         ends = {"eos": tokenizer.eos, "pad": tokenizer.pad}
-        length = rows.chosen.shape[1]
+        length = min(rows.chosen.shape[1], model.network.context - rows.prompt.shape[1])
         return prompt, generate(
             model.network, model.params, prompt.tokens, sample_key, length, mask=prompt.mask, **ends
         )

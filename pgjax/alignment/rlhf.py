@@ -27,7 +27,7 @@ from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytr
 from pgjax.core.parts import plain_repr
 from pgjax.learning import losses, returns
 from pgjax.learning.optimizers import scheduled
-from pgjax.networks.distributions import Categorical
+from pgjax.networks.distributions import Categorical, Distribution
 from pgjax.networks.network import Memory, Output
 from pgjax.networks.transformer import Transformer
 
@@ -74,9 +74,9 @@ class Rollout(NamedTuple):
     obs: Int[Array, "T B"]
     """The token before each."""
     reward: Float[Array, "B"] | Float[Array, "B T"]
-    policy: Categorical
+    policy: Distribution
     """`[T, B]`, that of the model the run starts from, too."""
-    reference: Categorical
+    reference: Distribution
     value: Float[Array, "T B"]
 
 
@@ -182,7 +182,7 @@ class RLHF(ProximalUpdate):
         )
 
         metrics = learning | credit | {"beta": beta, "learning_rate": learning_rate}
-        scale = self.adapted(state.beta_scale, metrics["kl_to_start"])
+        scale = self.adapted(state.beta_scale, credit["kl_to_start"])
         return RLHFState(state.key, state.iteration + 1, params, learner, scale), metrics
 
     def rollout(self, state: RLHFState, key: Key) -> Rollout:
@@ -221,7 +221,7 @@ class RLHF(ProximalUpdate):
             )
         return reward.astype(jnp.float32)
 
-    def credit(self, rollout: Rollout, beta: Scalar) -> tuple[Samples, Metrics]:
+    def credit(self, rollout: Rollout, beta: Scalar) -> tuple[Samples, dict[str, Array]]:
         """Generalised advantages over the tokens of each completion, and what is to be known of the batch."""
         mask = rollout.completion.mask
         steps = mask
@@ -267,7 +267,9 @@ class RLHF(ProximalUpdate):
         """Whether each completion has come to its EOS."""
         return jnp.any((completion.tokens == self.model.tokenizer.eos) & completion.mask, axis=1)
 
-    def statistics(self, rollout: Rollout, score: Float[Array, "B"], log_ratio: Float[Array, "T B"]) -> Metrics:
+    def statistics(
+        self, rollout: Rollout, score: Float[Array, "B"], log_ratio: Float[Array, "T B"]
+    ) -> dict[str, Array]:
         """Means over completions of what is summed over their tokens, and over tokens of the entropy.
 
         `kl_to_start` is the sum over the tokens of KL(pi || pi_ref) over the whole vocabulary; `kl_k1`, `kl_k2`,

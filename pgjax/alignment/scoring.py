@@ -110,10 +110,10 @@ class ModelReward:
 
     network: Transformer
     tokenizer: Tokenizer
-    params: Annotated[Params, TRACED] = dataclasses.field(compare=False)
+    params: Annotated[Params, TRACED]
     """With a leading axis of members."""
-    mean: Annotated[Any, TRACED] = dataclasses.field(compare=False)
-    std: Annotated[Any, TRACED] = dataclasses.field(compare=False)
+    mean: Annotated[Any, TRACED]
+    std: Annotated[Any, TRACED]
     """`[members]` both, of the scores that are normalised."""
     options: Annotated[EnsembleOptions, TRACED] = dataclasses.field(default_factory=EnsembleOptions)
     path: str = ""

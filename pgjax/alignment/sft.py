@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from pgjax.alignment.data import COMPLETIONS, Completions, Data
+from pgjax.alignment.data import COMPLETIONS, Data
 from pgjax.alignment.models import LANGUAGE_MODELS, LanguageModel, Prompt, completion_logits
+from pgjax.alignment.packing import Completions
 from pgjax.alignment.supervised import (
     Supervised,
     SupervisedState,
@@ -19,7 +20,7 @@ from pgjax.alignment.supervised import (
     learn,
 )
 from pgjax.core.algorithm import Key, Metrics, Params, Scores
-from pgjax.core.hyperparameters import TRACED, field, pytree
+from pgjax.core.hyperparameters import TRACED, check_fields, field, pytree
 
 
 @pytree
@@ -36,6 +37,7 @@ class SFT(Supervised):
     unit = "examples"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "data", self.data.packed(self.model.tokenizer, self.model.network.context))
         check_supervised(self)
 

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from pgjax.alignment.data import epoch_rows
 from pgjax.core.algorithm import EVALUATION_STREAM, INIT_STREAM, Key, Metrics, Params
 from pgjax.core.errors import InputError
-from pgjax.core.hyperparameters import Scalar, check_fields, field, pytree
+from pgjax.core.hyperparameters import Scalar, field, pytree
 from pgjax.learning.optimizers import adamw, gradient_of_mean, scheduled, shuffled
 
 Sums = Callable[..., tuple[Array, tuple[dict[str, Array], Array]]]
@@ -70,12 +70,11 @@ class SupervisedState(NamedTuple):
 
 
 def check_supervised(algorithm: Any) -> None:
-    """Refuse hyperparameters that do not fit together, or to the data, which is packed.
+    """Refuse sizes that do not fit together, or to the data, which is packed.
 
     Raises:
         InputError: naming the field, the value and what would be accepted.
     """
-    check_fields(algorithm)
     name, size, rows = type(algorithm).__name__, algorithm.steps_per_iteration, algorithm.data.train[0].shape[0]
     if algorithm.total_steps < size:
         raise InputError(
@@ -126,7 +125,7 @@ def held_out_means(algorithm: Any, params: Params, key: Key, num: int, sums: Sum
     size = min(algorithm.batch_size // algorithm.micro_batches, n)
     batches = jax.tree.map(lambda x: x[: n - n % size].reshape(-1, size, *x.shape[1:]), rows)
     metrics, weight = jax.lax.map(lambda batch: sums(params, batch)[1], batches)
-    return jax.tree.map(lambda x: jnp.sum(x) / jnp.maximum(jnp.sum(weight), 1.0), metrics)
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0) / jnp.maximum(jnp.sum(weight), 1.0), metrics)
 
 
 def held_out_rows(data: Any, key: Key, num: int) -> Any:

@@ -10,14 +10,18 @@ import importlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pgjax.core.errors import InputError, nearest
 from pgjax.core.parts import Description, dataclass_options
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
-    """What turns text into token ids and back; hashable, compared by content."""
+    """a tokenizer such as `pgjax.alignment.TOKENIZERS.make("bytes")`
+
+    It turns text into token ids and back; hashable, compared by content.
+    """
 
     @property
     def vocab(self) -> int:

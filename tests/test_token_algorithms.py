@@ -1,0 +1,290 @@
+"""What methods over tokens compute, against slow loops over single rows and tokens."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pgjax
+from pgjax import alignment, losses
+from pgjax.alignment import data as data_parts
+from pgjax.alignment.models import Prompt
+from pgjax.alignment.reward_model import score_at_last
+from pgjax.alignment.scoring import EnsembleOptions, of_members
+from pgjax.core.errors import InputError
+from pgjax.running.population import copies, differing
+
+
+@pytest.fixture(scope="module")
+def sft(tiny_token_algorithm):
+    return tiny_token_algorithm("sft")
+
+
+@pytest.fixture(scope="module")
+def rlhf(tiny_token_algorithm):
+    return tiny_token_algorithm("rlhf", kl_target=1.0)
+
+
+@pytest.fixture(scope="module")
+def moved(rlhf, init, step):
+    """After a step, so that the policy is not the reference any more."""
+    return step(rlhf, init(rlhf, jax.random.key(0)))[0]
+
+
+def rows_of(prompt, prompt_mask, completion, mask):
+    """The real tokens of each row: a prompt and its completion."""
+    arrays = [np.asarray(x) for x in (prompt, prompt_mask, completion, mask)]
+    return [(p[pm].tolist(), c[cm].tolist()) for p, pm, c, cm in zip(*arrays, strict=True)]
+
+
+def test_sft_counts_the_tokens_of_completions_and_nothing_else(sft, init, step):
+    state = init(sft, jax.random.key(0))
+    batch = data_parts.epoch_rows(state.key, 0, sft.data.train.prompt.shape[0], 8)
+    rows = jax.tree.map(lambda x: x[batch], sft.data.train)
+    total, count = 0.0, 0
+    network, logits = sft.model.network, jax.jit(sft.model.network.logits)
+    for prompt, completion in rows_of(*rows):
+        whole = np.resize([*prompt, *completion], network.context)
+        log_probs = np.asarray(jax.nn.log_softmax(logits(sft.model.params, whole[None])[0]))
+        total -= sum(log_probs[len(prompt) + t - 1, token] for t, token in enumerate(completion))
+        count += len(completion)
+    _, metrics = step(sft, state)
+    assert float(metrics["loss"]) == pytest.approx(total / count, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sft", "rlhf"])
+def test_micro_batches_give_the_step_of_the_whole_batch(name, sft, rlhf, init, step):
+    """Their rows have different numbers of tokens, so a mean of means would be another."""
+    algorithm = {"sft": sft, "rlhf": rlhf}[name]
+    parts = dataclasses.replace(algorithm, micro_batches=4)
+    state = init(algorithm, jax.random.key(0))
+    (whole, metrics), (divided, of_parts) = step(algorithm, state), step(parts, state)
+    chex.assert_trees_all_close(divided.params, whole.params, atol=2e-5)
+    chex.assert_trees_all_close(of_parts, metrics, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_held_out_never_trains_and_what_trains_is_never_judged(sft, init, step):
+    train, held_out = ({tuple(p) for p, _ in rows_of(*rows)} for rows in (sft.data.train, sft.data.held_out))
+    assert train
+    assert held_out
+    assert not train & held_out
+    state = init(sft, jax.random.key(0))
+    zeros = {name: jax.tree.map(jnp.zeros_like, getattr(sft.data, name)) for name in ("train", "held_out")}
+    poisoned = dataclasses.replace(sft)
+    object.__setattr__(poisoned, "data", dataclasses.replace(sft.data, held_out=zeros["held_out"]))
+    chex.assert_trees_all_equal(step(poisoned, state)[0].params, step(sft, state)[0].params)
+    judge = jax.jit(type(sft).evaluate, static_argnums=3)
+    scores = judge(sft, state, jax.random.key(0), 100)
+    assert not np.allclose(judge(poisoned, state, jax.random.key(0), 100)["loss"], scores["loss"])
+    object.__setattr__(poisoned, "data", dataclasses.replace(sft.data, train=zeros["train"]))
+    chex.assert_trees_all_equal(judge(poisoned, state, jax.random.key(0), 100), scores)
+
+
+def reference_credit(rlhf, rollout, beta):
+    """Advantages and value targets of every row, one token after another."""
+    tokens, _, mask = map(np.asarray, rollout.completion)
+    ratio = np.asarray(rollout.policy.log_prob(tokens.T) - rollout.reference.log_prob(tokens.T)).T
+    value = np.asarray(rollout.value).T
+    advantages, targets = np.zeros(tokens.shape), np.zeros(tokens.shape)
+    for b in range(tokens.shape[0]):
+        n = int(mask[b].sum())
+        score = float(rollout.reward[b]) - float(rlhf.eos_penalty) * (rlhf.model.tokenizer.eos not in tokens[b, :n])
+        reward = [-beta * x for x in ratio[b, :n]]
+        if rlhf.score_at == "after":
+            reward.append(score)
+        else:
+            reward[-1] += score
+        following, advantage = 0.0, 0.0
+        for t in reversed(range(len(reward))):
+            delta = reward[t] + float(rlhf.gamma) * following - value[b, t]
+            advantage = delta + float(rlhf.gamma * rlhf.gae_lambda) * advantage
+            following, targets[b, t] = value[b, t], advantage + value[b, t]
+            advantages[b, t] = advantage if t < n else 0.0
+    return advantages, targets
+
+
+@pytest.mark.parametrize("score_at", ["last", "after"])
+def test_credit_is_that_of_a_slow_loop(rlhf, moved, score_at):
+    algorithm = dataclasses.replace(rlhf, score_at=score_at, gamma=0.9)
+    params = jax.tree.map(lambda x: x + 0.1, moved.params)
+
+    @jax.jit
+    def credited(state):
+        rollout = algorithm.rollout(state, jax.random.key(3))
+        return rollout, *algorithm.credit(rollout, 0.3)
+
+    rollout, samples, metrics = credited(moved._replace(params=params))
+    mask = np.asarray(rollout.completion.mask)
+    assert 0 < mask.sum() < mask.size
+    advantages, targets = reference_credit(algorithm, rollout, 0.3)
+    counted = np.asarray(samples.weight).T > 0
+    np.testing.assert_allclose(np.where(counted, samples.advantage.T, 0.0), advantages, atol=1e-5)
+    np.testing.assert_allclose(np.where(counted, samples.value_target.T, 0.0), targets, atol=1e-5)
+    assert counted.sum() == mask.sum() + (mask.shape[0] if score_at == "after" else 0)
+    log_ratio = np.asarray(rollout.reference.log_prob(rollout.completion.tokens.T) - samples.log_prob).T
+    assert float(metrics["kl_k3"]) == pytest.approx((np.expm1(log_ratio) - log_ratio)[mask].sum() / 8, rel=1e-4)
+    assert float(metrics["length"]) == mask.sum() / 8
+    entropy = np.asarray(rollout.policy.entropy()).T[mask].mean()
+    assert float(metrics["entropy"]) == pytest.approx(entropy, rel=1e-5)
+
+
+def test_ratios_start_at_one(rlhf, moved, step):
+    _, metrics = step(dataclasses.replace(rlhf, learning_rate=0.0), moved)
+    assert float(metrics["approx_kl"]) < 1e-9
+    assert float(metrics["clip_fraction"]) == 0.0
+
+
+def test_with_one_token_and_no_penalty_the_gradient_is_that_of_a2c(rlhf, moved):
+    """A bandit whose context is the prompt: E[-log pi(a) A] + vf_coef E[(V - G)^2 / 2] (Mnih et al., 2016)."""
+    bandit = dataclasses.replace(rlhf, max_tokens=1, beta=0.0, eos_penalty=0.0, temperature=0.7)
+
+    @jax.jit
+    def gradients(state):
+        rollout = bandit.rollout(state, jax.random.key(3))
+        samples, _ = bandit.credit(rollout, 0.0)
+        proximal = jax.grad(lambda p: jnp.mean(bandit.loss(p, rollout.prompt, samples, 0.0)[0]))(state.params)
+
+        def a2c(params):
+            _, output = bandit.network.unroll(params, rollout.prompt, rollout.obs, samples.reset)
+            advantage = rollout.reward - rollout.value[0]
+            policy_loss = losses.policy_gradient(output.distribution.log_prob(samples.action)[0], advantage)
+            return jnp.mean(policy_loss + 0.5 * losses.value_loss(output.value[0], rollout.reward))
+
+        return proximal, jax.grad(a2c)(state.params)
+
+    proximal, a2c = gradients(moved)
+    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(a2c)) > 1e-3
+    chex.assert_trees_all_close(proximal, a2c, atol=1e-6)
+
+
+def test_a_sweep_over_beta_shares_the_model_and_its_rows_are_solo_runs(rlhf, train):
+    rows = [dataclasses.replace(rlhf, beta=beta) for beta in (0.0, 1.0)]
+    assert sum(differing(rows)) == 1
+    result = pgjax.sweep(rlhf, seeds=1, beta=[0.0, 1.0], progress=False)
+    for i, row in enumerate(rows):
+        alone, _ = train(row, jax.random.key(0))
+        chex.assert_trees_all_close(result.member(i).state.params, alone.params, atol=5e-5)
+
+
+@pytest.fixture(scope="module")
+def reward_models(tiny_token_algorithm, init):
+    """Three that were not trained, but whose scores are not 0."""
+    algorithm = tiny_token_algorithm("reward-model")
+    states = jax.jit(copies(algorithm, 3).init)(jax.random.split(jax.random.key(0), 3))
+    kernel = jax.random.normal(jax.random.key(1), (3, 8))
+    params = states.params | {"score": {"kernel": kernel, "bias": jnp.array([0.0, 1.0, 2.0])}}
+    return algorithm, states._replace(params=params)
+
+
+def test_rewards_of_models_are_normalised_on_completions_of_their_start_and_reduced(reward_models):
+    algorithm, states = reward_models
+    score_by = jax.jit(lambda reward, *given: reward(*given))
+    for i in range(3):
+        params, (prompt, completions) = jax.tree.map(lambda x, i=i: x[i], (states.params, states.reference))
+        score = jax.jit(score_at_last, static_argnums=0)(
+            algorithm.model.network, params, prompt, completions.tokens, completions.mask
+        )
+        one = jax.tree.map(lambda x, i=i: x[i : i + 1], states)
+        reward = of_members(algorithm, one, EnsembleOptions())
+        np.testing.assert_allclose(
+            score_by(reward, prompt, completions.tokens, completions.mask),
+            (score - score.mean()) / score.std(),
+            atol=1e-5,
+        )
+    prompt, completions = jax.tree.map(lambda x: x[0], states.reference)
+    given = prompt, completions.tokens, completions.mask
+    every = [
+        of_members(algorithm, jax.tree.map(lambda x, i=i: x[i : i + 1], states), EnsembleOptions()) for i in range(3)
+    ]
+    scores = np.stack([score_by(each, *given) for each in every])
+    for options, expected in (
+        (EnsembleOptions(), scores.mean(axis=0)),
+        (EnsembleOptions(reduce="min"), scores.min(axis=0)),
+        (EnsembleOptions(variance_coef=0.5), scores.mean(axis=0) - 0.5 * scores.var(axis=0)),
+    ):
+        together = of_members(algorithm, states, options)
+        np.testing.assert_allclose(score_by(together, *given), expected, atol=1e-5)
+
+
+def test_the_score_is_read_at_the_last_real_token(reward_models):
+    algorithm, states = reward_models
+    params = jax.tree.map(lambda x: x[0], states.params)
+    score = jax.jit(score_at_last, static_argnums=0)
+    prompt = Prompt(jnp.array([[9, 9, 1, 2]]), jnp.array([[False, False, True, True]]))
+    tokens, mask = jnp.array([[3, 4, 7, 7]]), jnp.array([[True, True, False, False]])
+    network = algorithm.model.network
+    hidden = network.hidden(params["model"], jnp.array([[1, 2, 3, 4]]))[0, -1]
+    expected = float(hidden @ params["score"]["kernel"] + params["score"]["bias"])
+    assert float(score(network, params, prompt, tokens, mask)[0]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_functions_of_tokens_and_of_texts_are_rewards_alike(rlhf, moved, step):
+    """One number per completion or per token, traced or called back; the same reward gives the same step."""
+    tokenizer = rlhf.model.tokenizer
+
+    def spread(tokens, mask, prompt):
+        return (
+            alignment.REWARDS.make("sentiment")(Prompt(prompt, prompt >= 0), tokens, mask)[:, None]
+            * mask
+            / mask.sum(axis=1, keepdims=True)
+        )
+
+    def of_texts(prompts, completions):
+        assert all(prompts)
+        ids = [tokenizer.encode(completion) for completion in completions]
+        width = max(map(len, ids))
+        tokens = np.array([row + [tokenizer.pad] * (width - len(row)) for row in ids])
+        return alignment.REWARDS.make("sentiment")(Prompt(tokens, tokens >= 0), tokens, tokens != tokenizer.pad)
+
+    before, metrics = step(rlhf, moved)
+    from_texts, same = step(dataclasses.replace(rlhf, reward=alignment.HostReward(of_texts, tokenizer)), moved)
+    chex.assert_trees_all_close((from_texts.params, same), (before.params, metrics), atol=1e-6)
+    _, by_token = step(dataclasses.replace(rlhf, reward=spread), moved)
+    assert float(by_token["reward"]) == pytest.approx(float(metrics["reward"]), abs=1e-5)
+
+
+def test_a_reward_that_is_not_finite_stops_the_run_with_its_name(rlhf):
+    bad = dataclasses.replace(rlhf, reward=lambda tokens, mask, prompt: jnp.where(tokens[:, 0] >= 0, jnp.nan, 0.0))
+    with pytest.raises(FloatingPointError, match=r"iteration 1: .*reward.* is not finite"):
+        pgjax.run(bad, progress=False)
+
+
+def refused(tiny_token_algorithm, name, message, **fields):
+    with pytest.raises(InputError, match=message):
+        tiny_token_algorithm(name, **fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("sft", {"batch_size": 1000, "total_steps": 1000}, r"SFT.batch_size = 1000 is not accepted: grammar has"),
+        ("sft", {"micro_batches": 3}, r"SFT.micro_batches = 3 does not divide batch_size = 8"),
+        ("sft", {"total_steps": 4}, r"SFT.total_steps = 4 is less than one iteration: expected at least 8 examples"),
+        ("sft", {"model": "runs/lm"}, r"SFT.model = 'runs/lm' is not accepted: expected a language model such as"),
+        ("rlhf", {"num_minibatches": 3}, r"RLHF.num_minibatches = 3 does not divide batch_size = 8"),
+        ("rlhf", {"micro_batches": 3}, r"RLHF.micro_batches = 3 does not divide the 4 sequences of a minibatch"),
+        ("rlhf", {"max_tokens": 20}, r"RLHF.max_tokens = 20 is not accepted: the context of the model is 20"),
+        ("rlhf", {"beta": float("nan")}, r"RLHF.beta = nan is not accepted: expected a number in \[0, inf\)"),
+        ("rlhf", {"reward": 3}, r"reward = 3 is not accepted: expected a reward: a reward model's run, or a function"),
+    ],
+)
+def test_bad_input_is_refused(name, fields, message, tiny_token_algorithm):
+    refused(tiny_token_algorithm, name, message, **fields)
+
+
+def test_a_reward_model_of_another_tokenizer_is_refused(rlhf, reward_models):
+    algorithm, states = reward_models
+    reward = dataclasses.replace(
+        of_members(algorithm, states, EnsembleOptions()), tokenizer=alignment.TOKENIZERS.make("bytes")
+    )
+    with pytest.raises(InputError, match=r"RLHF.reward has another tokenizer than the model: Bytes\(\) instead of"):
+        dataclasses.replace(rlhf, reward=reward)
+
+
+def test_rewards_of_another_shape_are_refused_before_anything_compiles(rlhf):
+    wrong = dataclasses.replace(rlhf, reward=lambda tokens, mask, prompt: jnp.zeros(3))
+    with pytest.raises(InputError, match=r"RLHF.reward gave numbers of shape \(3,\): expected \(8,\), one for each"):
+        jax.eval_shape(wrong.step, jax.eval_shape(wrong.init, jax.random.key(0)))
