@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import typing
 
 import pytest
 
@@ -237,6 +238,14 @@ def test_sweeps_that_cannot_be_are_refused(flags, message, capsys):
     code, _, err = run_cli(capsys, "sweep", "ppo", "--env", "CartPole-v1", *flags)
     assert code == 2
     assert message in err
+
+
+@pytest.mark.parametrize("name", NETWORKS.table)
+def test_the_flags_of_a_sweep_read_the_defaults_they_show(name):
+    cls = NETWORKS.declaration(name)
+    declared = flags.field_flags(cls, {})
+    shown = {name: default for name, _, default in flags.axis_flags(declared)}
+    assert cls(**{name: flags.axis(name, shown[name], typing.get_args(hint)[0]) for name, hint, _ in declared}) == cls()
 
 
 def test_several_environments_and_networks_are_axes_too(capsys, tmp_path, monkeypatch):

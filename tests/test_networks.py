@@ -131,6 +131,8 @@ def test_rotary_positions_are_relative():
         ({"num_groups": 3}, r"Transformer.num_groups = 3 is not accepted: expected a divisor of num_heads = 4"),
         ({"width": 12, "num_heads": 4}, r"rotary positions need heads of even width, not 3"),
         ({"context": 0}, r"Transformer.context = 0"),
+        ({"rotary_scaling": (8, 1, 4)}, r"Transformer.rotary_scaling = \(8, 1, 4\) is not accepted"),
+        ({"rotary_scaling": (8, 4, 4, 32)}, r"high turns above them"),
         ({"norm": "batch"}, r"Transformer.norm = 'batch' is not accepted: expected one of 'rms', 'layer'"),
     ],
 )

@@ -189,11 +189,11 @@ def axis(name: str, text: str, hint: Any) -> Any:
 
 
 def _value(text: str, hint: Any) -> Any:
-    """One value of a field; of a tuple, numbers separated by x."""
+    """One value of a field; of a tuple, numbers separated by x, or nothing."""
     if hint is bool:
         return bool(("false", "true").index(text.lower()))
     if typing.get_origin(hint) is tuple:
-        return tuple(int(part) for part in text.split("x"))
+        return tuple(int(part) for part in text.split("x")) if text else ()
     if typing.get_origin(hint) is Literal:
         return text
     return hint(text)

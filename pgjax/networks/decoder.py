@@ -37,6 +37,11 @@ class Decoder:
     context: int = field("newest steps of an episode, or tokens, that are attended to", default=32, accepts="[1, inf)")
     positions: Literal["rotary", "learned"] = field("how a step knows its place in the episode", default="rotary")
     rotary_base: float = field("the slowest pair turns once in 2 pi times this", default=10_000.0, accepts="(0, inf)")
+    rotary_scaling: tuple[int, ...] = field(
+        "to read further than was trained: factor, low and high turns, trained context; () is not at all",
+        default=(),
+        accepts="[1, inf)",
+    )
     norm: Literal["rms", "layer"] = field("what normalises the input of attention and MLP", default="rms")
     norm_epsilon: float = field("added to the variance that a norm divides by", default=1e-5, accepts="(0, inf)")
     gated: bool = field("the MLP's hidden layer is multiplied by a gate", default=True)
@@ -63,6 +68,11 @@ class Decoder:
             raise InputError(
                 f"Transformer.{named} = {getattr(self, named)} is not accepted: rotary positions need heads of even "
                 f"width, not {self.depth}"
+            )
+        if self.rotary_scaling and (len(self.rotary_scaling) != 4 or self.rotary_scaling[1] >= self.rotary_scaling[2]):
+            raise InputError(
+                f"Transformer.rotary_scaling = {self.rotary_scaling} is not accepted: expected (), or a factor, low "
+                "turns, high turns above them, and a context"
             )
 
     @property
@@ -185,10 +195,21 @@ def _queries_keys_values(config: Decoder, weights: Params, x: Array) -> tuple[Ar
 def _rotated(config: Decoder, x: Float[Array, "B T heads depth"], position: Int[Array, "B T"]) -> Array:
     """Rotary positions (Su et al., 2021): the pair (x_i, x_{i + depth/2}) turned by position * base^(-2 i / depth)."""
     half = x.shape[-1] // 2
-    angle = position[..., None, None] * config.rotary_base ** (-jnp.arange(half) / half)
+    angle = position[..., None, None] * _frequencies(config, half)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def _frequencies(config: Decoder, half: int) -> Float[Array, "half"]:
+    """How far each pair turns per position. Scaled as in Llama 3.1 (Grattafiori et al., 2024): pairs that turn fewer
+    than `low` times in the trained context turn `factor` times slower, those above `high` as before, between linear."""
+    frequency = config.rotary_base ** (-jnp.arange(half) / half)
+    if not config.rotary_scaling:
+        return frequency
+    factor, low, high, context = config.rotary_scaling
+    kept = jnp.clip((context * frequency / (2 * jnp.pi) - low) / (high - low), 0.0, 1.0)
+    return frequency * (kept + (1.0 - kept) / factor)
 
 
 def _mlp(config: Decoder, weights: Params, x: Array) -> Array:
