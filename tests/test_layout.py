@@ -21,6 +21,8 @@ FILES = {
         "recurrent",
         "decoder",
         "transformer",
+        "families",
+        "pretrained",
         "registry",
     ],
     "learning": [
