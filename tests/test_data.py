@@ -154,14 +154,10 @@ def test_running_text_is_joined_and_cut_into_rows(tmp_path):
     data = TEXTS.make(written(tmp_path / "rows.jsonl", rows), held_out=0, length=7)
     rest = len(joined) % 7
     assert rest
-    lost = f"rows.jsonl: {rest} of {len(joined)} tokens do not fill a row of length = 7 and were dropped"
-    with pytest.warns(UserWarning, match=lost):
-        tokens = data.packed(TOKENIZER, CONTEXT).train.tokens
+    tokens = data.packed(TOKENIZER, CONTEXT).train.tokens
     assert tokens.shape == (len(joined) // 7, 7)
     assert tokens.ravel().tolist() == joined[:-rest]
-    data = TEXTS.make(data.source.name, held_out=0.4, length=2)
-    with pytest.warns(UserWarning, match="do not fill a row"):
-        packed = data.packed(TOKENIZER, CONTEXT)
+    packed = TEXTS.make(data.source.name, held_out=0.4, length=2).packed(TOKENIZER, CONTEXT)
     documents = [{*split_at_eos(side.tokens.ravel().tolist())} for side in (packed.train, packed.held_out)]
     assert all(documents)
     assert documents[0] | documents[1] <= {row["text"] for row in rows}

@@ -72,7 +72,8 @@ def test_every_file_is_on_the_list_and_imports_point_upward():
     for path in files:
         for name in imported(path):
             assert name in ORDER, f"{path} imports {name}"
-            assert ORDER.index(name) < ORDER.index(name_of(path)), f"{path} imports {name}, which comes later"
+            facade = name_of(path) == "alignment.__init__" and name.startswith("alignment.")
+            assert facade or ORDER.index(name) < ORDER.index(name_of(path)), f"{path} imports {name}, which comes later"
 
 
 def test_docstrings_give_the_reading_order():

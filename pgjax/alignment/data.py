@@ -87,7 +87,7 @@ class Data:
                 f"{source.name}: held_out = {options.held_out:g} leaves no held-out example{because}: expected more "
                 "examples or held_out=0"
             )
-        if lost:
+        if lost and source.format != "text":  # of running text, less than two rows
             warnings.warn(f"{source.name}: {lost}", stacklevel=2)
         held_out = held_out if options.held_out else None
         return dataclasses.replace(self, packing=(tokenizer, context), train=train, held_out=held_out)

@@ -175,7 +175,7 @@ def _pack_texts(
     total = sum(document.size for document in documents)
     dropped = total - train.tokens.size - held_out.tokens.size
     lost = f"{dropped:,} of {total:,} tokens do not fill a row of length = {length} and were dropped"
-    return Packed(train, held_out, lost if dropped >= 2 * length else "")
+    return Packed(train, held_out, lost if dropped else "")
 
 
 class _Row(NamedTuple):
