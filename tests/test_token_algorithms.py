@@ -179,6 +179,11 @@ def reward_models(tiny_token_algorithm, init):
     return algorithm, states._replace(params=params)
 
 
+def reward_of(algorithm, states, options=None):
+    model, options = algorithm.model, options or EnsembleOptions()
+    return of_members(model.network, model.tokenizer, states.params, states.reference, options)
+
+
 def test_rewards_of_models_are_normalised_on_completions_of_their_start_and_reduced(reward_models):
     algorithm, states = reward_models
     score_by = jax.jit(lambda reward, *given: reward(*given))
@@ -188,7 +193,7 @@ def test_rewards_of_models_are_normalised_on_completions_of_their_start_and_redu
             algorithm.model.network, params, prompt, completions.tokens, completions.mask
         )
         one = jax.tree.map(lambda x, i=i: x[i : i + 1], states)
-        reward = of_members(algorithm, one, EnsembleOptions())
+        reward = reward_of(algorithm, one)
         np.testing.assert_allclose(
             score_by(reward, prompt, completions.tokens, completions.mask),
             (score - score.mean()) / score.std(),
@@ -196,16 +201,14 @@ def test_rewards_of_models_are_normalised_on_completions_of_their_start_and_redu
         )
     prompt, completions = jax.tree.map(lambda x: x[0], states.reference)
     given = prompt, completions.tokens, completions.mask
-    every = [
-        of_members(algorithm, jax.tree.map(lambda x, i=i: x[i : i + 1], states), EnsembleOptions()) for i in range(3)
-    ]
+    every = [reward_of(algorithm, jax.tree.map(lambda x, i=i: x[i : i + 1], states)) for i in range(3)]
     scores = np.stack([score_by(each, *given) for each in every])
     for options, expected in (
         (EnsembleOptions(), scores.mean(axis=0)),
         (EnsembleOptions(reduce="min"), scores.min(axis=0)),
         (EnsembleOptions(variance_coef=0.5), scores.mean(axis=0) - 0.5 * scores.var(axis=0)),
     ):
-        together = of_members(algorithm, states, options)
+        together = reward_of(algorithm, states, options)
         np.testing.assert_allclose(score_by(together, *given), expected, atol=1e-5)
 
 
@@ -277,9 +280,7 @@ def test_bad_input_is_refused(name, fields, message, tiny_token_algorithm):
 
 def test_a_reward_model_of_another_tokenizer_is_refused(rlhf, reward_models):
     algorithm, states = reward_models
-    reward = dataclasses.replace(
-        of_members(algorithm, states, EnsembleOptions()), tokenizer=alignment.TOKENIZERS.make("bytes")
-    )
+    reward = dataclasses.replace(reward_of(algorithm, states), tokenizer=alignment.TOKENIZERS.make("bytes"))
     with pytest.raises(InputError, match=r"RLHF.reward has another tokenizer than the model: Bytes\(\) instead of"):
         dataclasses.replace(rlhf, reward=reward)
 

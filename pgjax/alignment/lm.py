@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array
 
 from pgjax.alignment.data import TEXTS, Data
-from pgjax.alignment.models import LanguageModel
+from pgjax.alignment.models import TEXT_NETWORKS, LanguageModel
 from pgjax.alignment.supervised import (
     Supervised,
     SupervisedState,
@@ -23,10 +23,7 @@ from pgjax.alignment.tokenizers import TOKENIZERS, Bytes, Tokenizer
 from pgjax.core.algorithm import Key, Metrics, Params, Scores
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import TRACED, check_fields, field, pytree
-from pgjax.core.parts import Dataclasses
 from pgjax.networks.transformer import Transformer
-
-TEXT_NETWORKS = Dataclasses("network", {"transformer": Transformer})
 
 
 @pytree
@@ -39,6 +36,7 @@ class LM(Supervised):
     total_steps: int = field("tokens to train on", default=2_000_000, accepts="[1, inf)")
 
     unit = "tokens"
+    language_model_at = "params"
 
     def __post_init__(self) -> None:
         check_fields(self)

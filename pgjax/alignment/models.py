@@ -1,6 +1,7 @@
 """Language models as a kind of part: network, tokenizer and parameters, from a run or a Hugging Face folder."""
 
 import dataclasses
+import functools
 import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -10,15 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from pgjax.algorithms import algorithm_class
 from pgjax.alignment.tokenizers import TOKENIZERS, Tokenizer
 from pgjax.core.algorithm import Params
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import TRACED, check_fields, field, pytree
-from pgjax.core.parts import Description, dataclass_options, to_json
+from pgjax.core.parts import Dataclasses, Description, Kind, dataclass_options, to_json
 from pgjax.networks.pretrained import load_pretrained
 from pgjax.networks.transformer import Transformer
-from pgjax.running.directory import read_json
-from pgjax.running.shell import load
+from pgjax.running.checkpoint import load_under
+from pgjax.running.directory import read_config, read_json
+
+TEXT_NETWORKS = Dataclasses("network", {"transformer": Transformer})
+KINDS: dict[str, Kind] = {"network": TEXT_NETWORKS, "tokenizer": TOKENIZERS}
 
 
 class Prompt(NamedTuple):
@@ -71,27 +76,29 @@ class LanguageModels:
 
     sentence = "a run of a language model, or a Hugging Face folder, by its path"
 
-    def make(self, name: str, sha256: str | None = None, **options: Any) -> LanguageModel:
-        """The model that lies there; `sha256` is the digest its parameters must have.
+    def make(self, name: str, sha256: str | None = None, of: Any = None, **options: Any) -> LanguageModel:
+        """The model that lies there; `sha256` is the digest its parameters must have, and `of` says nothing new.
 
         Raises:
             InputError: there is no model, it is not the one it was, or an option is not accepted.
         """
         chosen = ModelOptions(**options)
         network, tokenizer, params = _from_run(name, chosen) if is_run(name) else _from_folder(name, chosen)
-        network = dataclasses.replace(network, dtype=chosen.dtype, param_dtype=chosen.param_dtype, remat=chosen.remat)
+        precision: Any = {"dtype": chosen.dtype, "param_dtype": chosen.param_dtype, "remat": chosen.remat}
         params = jax.tree.map(lambda x: jnp.asarray(x, chosen.param_dtype), params)
-        digest = digest_of(params)
-        if sha256 not in (None, digest):
-            raise InputError(f"model = {name!r} is not the one it was: its digest is {digest}, not {sha256}")
-        return LanguageModel(network, tokenizer, params, name, digest, chosen)
+        check_digest("model", name, digest_of(params), sha256)
+        return LanguageModel(
+            dataclasses.replace(network, **precision), tokenizer, params, name, digest_of(params), chosen
+        )
 
     def describe(self, part: Any) -> Description | None:
-        """The path, the digest of the parameters, and how they are read; None for a model made in code."""
+        """The path, the digest of the parameters, how they are read, and `of` what kind the model is, so that a run
+        which started from it can be read without it. None for a model made in code."""
         if not isinstance(part, LanguageModel) or not part.path:
             return None
         options = {f.name: to_json(getattr(part.options, f.name)) for f in dataclasses.fields(part.options)}
-        return {"name": part.path, "options": {"sha256": part.sha256} | options}
+        kind = {"network": TEXT_NETWORKS.describe(part.network), "tokenizer": TOKENIZERS.describe(part.tokenizer)}
+        return {"name": part.path, "options": {"sha256": part.sha256, "of": kind} | options}
 
     def with_options(self, part: Any, **options: Any) -> Any:
         """The same model read in another way."""
@@ -102,7 +109,7 @@ class LanguageModels:
 
     def options(self, part: Any) -> dict[str, bool]:
         """How it is read; none is a leaf."""
-        return dataclass_options(part.options) if isinstance(part, LanguageModel) else dataclass_options(part)
+        return dataclass_options(part.options if isinstance(part, LanguageModel) else part)
 
     def declaration(self, name: str) -> type:
         """`ModelOptions`."""
@@ -144,27 +151,56 @@ def digest_of(tree: Any) -> str:
     return digest.hexdigest()
 
 
-def member_state(path: str, options: Any) -> tuple[Any, Any]:
-    """The algorithm of a run, and the state that the options choose.
+def check_digest(label: str, path: str, digest: str, expected: str | None) -> None:
+    """Refuse what is not what it was.
 
     Raises:
-        InputError: there is no such member, or no run that can be read.
+        InputError: with both digests.
     """
-    result = load(path, options.checkpoint)
-    members = result.state.iteration.shape
-    if not members:
-        return result.algorithm, result.state
-    if options.member >= members[0]:
-        raise InputError(f"member = {options.member} is not accepted: {path} has {members[0]} members")
-    return result.algorithm, result.member(options.member).state
+    if expected not in (None, digest):
+        raise InputError(f"{label} = {path!r} is not the one it was: its digest is {digest}, not {expected}")
+
+
+def kind_of_model(config: dict[str, Any], path: str) -> tuple[Transformer, Tokenizer]:
+    """Network and tokenizer of a run, from its config.
+
+    Raises:
+        InputError: it trains no language model, or one of somebody's own.
+    """
+    parts = config["parts"]
+    described = parts if "tokenizer" in parts else parts.get("model", {}).get("options", {}).get("of", {})
+    if not isinstance(config["algorithm"], str) or not all(described.get(name) for name in ("network", "tokenizer")):
+        raise InputError(f"model = {path!r} is not accepted: the run there trains no language model that we know")
+    made = [kind.make(described[name]["name"], **described[name]["options"]) for name, kind in KINDS.items()]
+    return made[0], made[1]
+
+
+def nested(leaves: dict[str, Any], config: dict[str, Any], member: int | None) -> Params:
+    """Leaves by their dotted path as nested dicts; of several members, the one that is asked for, or all.
+
+    Raises:
+        InputError: there is no such member.
+    """
+    members = config["seeds"]
+    if members is not None and member is not None:
+        if member >= members:
+            raise InputError(f"member = {member} is not accepted: the run has {members} members")
+        leaves = {name: leaf[member] for name, leaf in leaves.items()}
+    tree: Params = {}
+    for name, leaf in leaves.items():
+        *path, last = name.split(".")
+        functools.reduce(lambda at, step: at.setdefault(step, {}), path, tree)[last] = leaf
+    return tree
 
 
 def _from_run(path: str, options: ModelOptions) -> tuple[Transformer, Tokenizer, Params]:
-    algorithm, state = member_state(path, options)
-    if not hasattr(algorithm, "language_model"):
-        raise InputError(f"model = {path!r} is not accepted: {type(algorithm).__name__} trains no language model")
-    model = algorithm.language_model(state)
-    return model.network, model.tokenizer, model.params
+    config = read_config(path)
+    network, tokenizer = kind_of_model(config, path)
+    place = getattr(algorithm_class(config["algorithm"]), "language_model_at", None)
+    if place is None:
+        raise InputError(f"model = {path!r} is not accepted: {config['algorithm']} trains no language model")
+    leaves = load_under(Path(path), tuple(config["score"]), options.checkpoint, place)
+    return network, tokenizer, nested(leaves, config, options.member)
 
 
 def _from_folder(path: str, options: ModelOptions) -> tuple[Transformer, Tokenizer, Params]:

@@ -1,6 +1,5 @@
 """A reward model: scores of completions, learned from which of two was preferred."""
 
-import dataclasses
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -34,8 +33,14 @@ class RewardModelState(NamedTuple):
     iteration: Array
     params: Params
     opt_state: Any
-    reference: tuple[Prompt, Generation]
+    reference: "Reference"
+
+
+class Reference(NamedTuple):
     """Completions of the model it starts from: what its scores are normalised on where they become a reward."""
+
+    prompt: Prompt
+    completion: Generation
 
 
 @pytree
@@ -72,7 +77,7 @@ class RewardModel(Supervised):
         state = initial_state(self, key, lambda _: {"model": self.model.params, "score": init_score(width)})
         return RewardModelState(*state, self.sampled(jax.random.fold_in(key, INIT_STREAM)))
 
-    def sampled(self, key: Key) -> tuple[Prompt, Generation]:
+    def sampled(self, key: Key) -> Reference:
         """Completions of the model for prompts of the training data."""
         rows = self.data.train
         row_key, sample_key = jax.random.split(key)
@@ -81,9 +86,8 @@ class RewardModel(Supervised):
         model, tokenizer = self.model, self.model.tokenizer
         ends = {"eos": tokenizer.eos, "pad": tokenizer.pad}
         length = min(rows.chosen.shape[1], model.network.context - rows.prompt.shape[1])
-        return prompt, generate(
-            model.network, model.params, prompt.tokens, sample_key, length, mask=prompt.mask, **ends
-        )
+        completion = generate(model.network, model.params, prompt.tokens, sample_key, length, mask=prompt.mask, **ends)
+        return Reference(prompt, completion)
 
     def step(self, state: RewardModelState) -> tuple[RewardModelState, Metrics]:
         """One batch of pairs, one gradient step."""
@@ -125,10 +129,6 @@ class RewardModel(Supervised):
         means = held_out_means(self, state.params, key, num, sums)
         gap = jnp.abs(means.pop("predicted") - means.pop("preferred"))
         return {name: means[name] for name in ("log_loss", "accuracy")} | {"calibration_error": jnp.sum(gap)}
-
-    def scoring_model(self, state: RewardModelState) -> LanguageModel:
-        """The model of `state` with its score, as the parameters `"model"` and `"score"`."""
-        return dataclasses.replace(self.model, params=state.params, path="", sha256="")
 
 
 def init_score(width: int) -> Params:

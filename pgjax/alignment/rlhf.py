@@ -126,6 +126,7 @@ class RLHF(ProximalUpdate):
     )
 
     unit = "completions"
+    language_model_at = "params.policy"
     score = ("reward", "max")
 
     def __post_init__(self) -> None:

@@ -1,7 +1,9 @@
 """Rewards as a kind of part: a reward model that was trained, a function that jax traces, or a function of texts."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -10,15 +12,17 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from pgjax.alignment import grammar
-from pgjax.alignment.models import Prompt, digest_of, is_run
-from pgjax.alignment.reward_model import score_at_last
+from pgjax.alignment.generation import Generation
+from pgjax.alignment.models import Prompt, check_digest, digest_of, is_run, kind_of_model, nested
+from pgjax.alignment.reward_model import Reference, score_at_last
 from pgjax.alignment.tokenizers import Tokenizer
 from pgjax.core.algorithm import Params
 from pgjax.core.errors import InputError, nearest
 from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytree
 from pgjax.core.parts import Description, dataclass_options, plain_repr, to_json
 from pgjax.networks.transformer import Transformer
-from pgjax.running.shell import load
+from pgjax.running.checkpoint import load_under
+from pgjax.running.directory import read_config
 
 RewardFunction: TypeAlias = Callable[[Array, Array, Array], Array]
 """(tokens `[B, T]`, mask `[B, T]`, prompt `[B, P]`) -> one number per completion `[B]`, or per token `[B, T]`."""
@@ -161,17 +165,19 @@ class Rewards:
             known = is_run(path)
         except InputError as error:
             raise InputError(f"reward = {path!r} is not known: {nearest(path, REWARD_FUNCTIONS)}; {error}") from error
-        result = load(path) if known else None
-        if result is None or not hasattr(result.algorithm, "scoring_model"):
+        config = read_config(path) if known else {}
+        if config.get("algorithm") != "reward-model":
             raise InputError(f"reward = {path!r} is not accepted: expected the run of a reward model")
-        members = result.state
-        if not members.iteration.shape:
-            members = jax.tree.map(lambda x: x[None], members)
-        reward = of_members(result.algorithm, members, options)
-        digest = digest_of(reward.params)
-        if sha256 not in (None, digest):
-            raise InputError(f"reward = {path!r} is not the one it was: its digest is {digest}, not {sha256}")
-        return dataclasses.replace(reward, path=path, sha256=digest)
+        network, tokenizer = kind_of_model(config, path)
+        read = functools.partial(load_under, Path(path), tuple(config["score"]), "newest")
+        params, reference = (nested(read(place), config, None) for place in ("params", "reference"))
+        if config["seeds"] is None:
+            params, reference = jax.tree.map(lambda x: x[None], (params, reference))
+        completions = Reference(Prompt(**reference["prompt"]), Generation(**reference["completion"]))
+        params, completions = jax.tree.map(jnp.asarray, (params, completions))
+        reward = of_members(network, tokenizer, params, completions, options)
+        check_digest("reward", path, digest_of(reward.params), sha256)
+        return dataclasses.replace(reward, path=path, sha256=digest_of(reward.params))
 
     def describe(self, part: Any) -> Description | None:
         """The path with the digest and the options, or the name of a function; None for what is made in code."""
@@ -201,23 +207,22 @@ class Rewards:
 REWARDS = Rewards()
 
 
-def of_members(algorithm: Any, states: Any, options: EnsembleOptions) -> ModelReward:
-    """The reward of trained reward models, whose states have a leading axis of members."""
-    network = algorithm.model.network
+def of_members(
+    network: Transformer, tokenizer: Tokenizer, params: Params, reference: Reference, options: EnsembleOptions
+) -> ModelReward:
+    """The reward of trained reward models, from their parameters and references with a leading axis of members."""
 
     @jax.jit
-    def moments(params: Params, reference: Any) -> tuple[Array, Array]:
-        prompt, completions = reference
-        scores = score_at_last(network, params, prompt, completions.tokens, completions.mask)
+    def moments(params: Params, reference: Reference) -> tuple[Array, Array]:
+        prompt, completion = reference
+        scores = score_at_last(network, params, prompt, completion.tokens, completion.mask)
         std = jnp.std(scores)
         return jnp.mean(scores), jnp.where(std > 0.0, std, 1.0)
 
-    found = [
-        moments(*jax.tree.map(lambda x, i=i: x[i], (states.params, states.reference)))
-        for i in range(states.iteration.shape[0])
-    ]
+    members = reference.prompt.tokens.shape[0]
+    found = [moments(*jax.tree.map(lambda x, i=i: x[i], (params, reference))) for i in range(members)]
     mean, std = (jnp.stack(column) for column in zip(*found, strict=True))
-    return ModelReward(network, algorithm.model.tokenizer, states.params, mean, std, options)
+    return ModelReward(network, tokenizer, params, mean, std, options)
 
 
 def as_reward(reward: Any) -> Any:

@@ -35,6 +35,7 @@ class SFT(Supervised):
     total_steps: int = field("examples to train on", default=8192, accepts="[1, inf)")
 
     unit = "examples"
+    language_model_at = "params"
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -98,6 +98,7 @@ def subject(command: str, arguments: list[str]) -> tuple[Subject, list[str]]:
             raise InputError(f"pgjax {command} needs --{field.replace('_', '-')}: {kind.sentence}")
         if not parts:
             tuned = preset(name, chosen)
+            described = {option: v for option, v in tuned.get(field, described).items() if option != "name"}
         parts.append(Part(field, kind, chosen, kind.declaration(chosen), described if chosen == default else {}))
     return Subject(name, cls, parts, tuned), rest
 

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -141,29 +141,49 @@ class Checkpoints:
         """
         expected = jax.eval_shape(init)
         wanted = _named_leaves(expected)
-        label = f"checkpoint {iteration} in {self.manager.directory}"
-        try:
-            stored = dict(self.manager.item_metadata(iteration)["state"].tree)
-        except Exception as error:
-            raise DamagedError(f"{label} is damaged: its metadata cannot be read") from error
-        _check_same_leaves(label, stored, wanted)
-        numpy = {name: self.ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
-        items = self.ocp.args.Composite(
-            state=self.ocp.args.PyTreeRestore(restore_args=numpy), meta=self.ocp.args.JsonRestore()
-        )
-        try:
-            restored = self.manager.restore(iteration, args=items)
-        except Exception as error:
-            raise DamagedError(f"{label} is damaged: it cannot be read") from error
-        leaves, digests = restored["state"], restored["meta"]["sha256"]
-        wrong = [name for name in wanted if _digest(leaves[name]) != digests.get(name)]
-        if wrong:
-            raise DamagedError(f"{label} is damaged: {wrong[0]} is not what was written")
+        _check_same_leaves(self._label(iteration), self._stored(iteration), wanted)
+        leaves = self._read(iteration, wanted)
         rebuilt = [
             jax.random.wrap_key_data(leaves[name]) if is_key(like) else leaves[name]
             for name, like in zip(wanted, jax.tree.leaves(expected), strict=True)
         ]
         return jax.device_put(jax.tree.unflatten(jax.tree.structure(expected), rebuilt))
+
+    def restore_under(self, iteration: int, prefix: str) -> dict[str, np.ndarray]:
+        """The leaves of one checkpoint whose paths begin with `prefix.`, by the rest of the path; nothing else is read.
+
+        Raises:
+            InputError: there are none.
+            DamagedError: it cannot be read, or is not what was written.
+        """
+        wanted = [name for name in self._stored(iteration) if name.startswith(f"{prefix}.")]
+        if not wanted:
+            raise InputError(f"{self._label(iteration)} has no {prefix}")
+        return {name.removeprefix(f"{prefix}."): leaf for name, leaf in self._read(iteration, wanted).items()}
+
+    def _label(self, iteration: int) -> str:
+        return f"checkpoint {iteration} in {self.manager.directory}"
+
+    def _stored(self, iteration: int) -> dict[str, Any]:
+        """The shapes and types of all leaves."""
+        try:
+            return dict(self.manager.item_metadata(iteration)["state"].tree)
+        except Exception as error:
+            raise DamagedError(f"{self._label(iteration)} is damaged: its metadata cannot be read") from error
+
+    def _read(self, iteration: int, wanted: Iterable[str]) -> dict[str, Any]:
+        numpy = {name: self.ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
+        state = self.ocp.args.PyTreeRestore(item=dict.fromkeys(numpy, 0), restore_args=numpy, transforms={})
+        items = self.ocp.args.Composite(state=state, meta=self.ocp.args.JsonRestore())
+        try:
+            restored = self.manager.restore(iteration, args=items)
+        except Exception as error:
+            raise DamagedError(f"{self._label(iteration)} is damaged: it cannot be read") from error
+        leaves, digests = restored["state"], restored["meta"]["sha256"]
+        wrong = [name for name in numpy if _digest(leaves[name]) != digests.get(name)]
+        if wrong:
+            raise DamagedError(f"{self._label(iteration)} is damaged: {wrong[0]} is not what was written")
+        return leaves
 
     def _guard(self, write: Callable[[], Any]) -> None:
         try:
@@ -188,9 +208,7 @@ def load_state(
     Raises:
         InputError: there is no whole checkpoint, or it is of another shape.
     """
-    if not (run / "checkpoints").is_dir():
-        raise InputError(f"{run} holds no checkpoint: the run has not reached its first one, or its files were moved")
-    checkpoints = Checkpoints(run / "checkpoints", score, keep=None)
+    checkpoints = _kept(run, score)
     try:
         best = checkpoints.best()
         if which == "best" and best is not None:
@@ -201,6 +219,32 @@ def load_state(
     if found is None:
         raise InputError(f"{run} holds no whole checkpoint")
     return found
+
+
+def load_under(
+    run: Path, score: tuple[str, Literal["max", "min"]], which: Literal["newest", "best"], prefix: str
+) -> dict[str, np.ndarray]:
+    """Some leaves of a state in a run directory, as `Checkpoints.restore_under` gives them; the best is by `score`.
+
+    Raises:
+        InputError: there is no whole checkpoint, or nothing under that prefix.
+    """
+    checkpoints = _kept(run, score)
+    try:
+        best, iterations = checkpoints.best(), checkpoints.iterations()
+        if not iterations:
+            raise InputError(f"{run} holds no whole checkpoint")
+        chosen = best if which == "best" and best is not None else iterations[-1]
+        return checkpoints.restore_under(chosen, prefix)
+    finally:
+        checkpoints.close()
+
+
+def _kept(run: Path, score: tuple[str, Literal["max", "min"]]) -> Checkpoints:
+    """The checkpoints of a run, to be read."""
+    if not (run / "checkpoints").is_dir():
+        raise InputError(f"{run} holds no checkpoint: the run has not reached its first one, or its files were moved")
+    return Checkpoints(run / "checkpoints", score, keep=None)
 
 
 def to_host(state: Any) -> Any:
