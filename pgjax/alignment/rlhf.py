@@ -20,7 +20,7 @@ from pgjax.alignment.models import LANGUAGE_MODELS, LanguageModel, Prompt, compl
 from pgjax.alignment.reward_model import init_score, score_of
 from pgjax.alignment.rewards import KL_ESTIMATORS, token_rewards, whiten
 from pgjax.alignment.scoring import REWARDS, ModelReward, Reward, as_reward
-from pgjax.alignment.supervised import held_out_rows
+from pgjax.alignment.supervised import SHARE_TOKENS, held_out_rows
 from pgjax.core.algorithm import EVALUATION_STREAM, Key, Metrics, Params, Scores
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytree
@@ -153,8 +153,10 @@ class RLHF(ProximalUpdate):
         return self.total_steps // self.batch_size
 
     def divides_into(self, devices: int) -> bool:
-        """Whether `devices` is 1."""
-        return devices == 1
+        """Whether minibatches can be divided, with enough tokens for each device to pay."""
+        size = self.batch_size // self.num_minibatches
+        tokens = size * (self.data.train.prompt.shape[1] + self.max_tokens)
+        return size % (devices * self.micro_batches) == 0 and tokens // devices >= SHARE_TOKENS
 
     def init(self, key: Key) -> RLHFState:
         """The model as it is, with a critic."""

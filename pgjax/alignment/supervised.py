@@ -17,7 +17,7 @@ from pgjax.learning.optimizers import adamw, gradient_of_mean, scheduled, shuffl
 
 Sums = Callable[..., tuple[Array, tuple[dict[str, Array], Array]]]
 """(params, rows) -> (loss, (metrics, weight)), summed over the rows."""
-SHARE_TOKENS = 512
+SHARE_TOKENS = 256
 """Dividing a batch over devices pays where each has this many tokens of it."""
 
 
