@@ -58,7 +58,7 @@ class LanguageModel:
 
     network: Transformer
     tokenizer: Tokenizer
-    params: Annotated[Params, TRACED]
+    params: Annotated[Params, TRACED] = dataclasses.field(repr=False)
     path: str = ""
     """Of the run or the folder; empty for a model made in code."""
     sha256: str = ""

@@ -114,10 +114,10 @@ class ModelReward:
 
     network: Transformer
     tokenizer: Tokenizer
-    params: Annotated[Params, TRACED]
+    params: Annotated[Params, TRACED] = dataclasses.field(repr=False)
     """With a leading axis of members."""
-    mean: Annotated[Any, TRACED]
-    std: Annotated[Any, TRACED]
+    mean: Annotated[Any, TRACED] = dataclasses.field(repr=False)
+    std: Annotated[Any, TRACED] = dataclasses.field(repr=False)
     """`[members]` both, of the scores that are normalised."""
     options: Annotated[EnsembleOptions, TRACED] = dataclasses.field(default_factory=EnsembleOptions)
     path: str = ""
