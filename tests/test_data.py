@@ -5,6 +5,7 @@ import json
 import random
 import warnings
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -308,6 +309,23 @@ def test_tokens_that_the_tokenizer_does_not_have_are_refused(tmp_path):
         data = COMPLETIONS.make(written(path, [good, broken]), held_out=0)
         with pytest.raises(InputError, match=problem):
             data.packed(Words(("a", "cat")), CONTEXT)
+
+
+@pytest.mark.parametrize("format", list(KINDS))
+def test_records_in_code_are_those_of_a_file_without_a_path(format, tmp_path):
+    kind, rows = KINDS[format], some_rows(format, 60)
+    data = kind.of(iter(rows), held_out=0.3)
+    options = {"length": 4} if format == "text" else {}
+    ours = kind.with_options(data, **options).packed(TOKENIZER, CONTEXT)
+    file = kind.make(written(tmp_path / "rows.jsonl", rows), held_out=0.3, **options).packed(TOKENIZER, CONTEXT)
+    chex.assert_trees_all_equal((ours.train, ours.held_out), (file.train, file.held_out))
+    assert kind.describe(data) is None
+    assert kind.of([row | {"id": print} for row in rows], held_out=0.3) == data
+    assert kind.of(rows[1:], held_out=0.3) != data
+    with pytest.raises(InputError, match=r"records in code: there are none; expected at least one {"):
+        kind.of([])
+    with pytest.raises(InputError, match=r"records in code, record 2: .* is missing; expected {"):
+        kind.of([rows[0], {}])
 
 
 @pytest.mark.parametrize("format", list(KINDS))

@@ -6,13 +6,14 @@ turns them into arrays on the device, some rows to train on and some held out.
 
 import dataclasses
 import warnings
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import jax
 from jaxtyping import Array, Int
 
 from pgjax.alignment.packing import CompletionOptions, Options, PromptOptions, TextOptions, pack
-from pgjax.alignment.records import Format, Source, grammar_records, read, shape
+from pgjax.alignment.records import IN_CODE, Format, Source, grammar_records, made, read, shape
 from pgjax.alignment.tokenizers import Tokenizer
 from pgjax.core.algorithm import Key
 from pgjax.core.errors import InputError, nearest
@@ -112,9 +113,14 @@ class DataKind:
             raise InputError(f"data = {name!r} is not the file it was: its digest is {source.sha256}, not {sha256}")
         return Data(source, checked)
 
+    def of(self, records: Iterable[dict[str, Any]], **options: Any) -> Data:
+        """Data from records in code, each what a line of a file would hold; not packed yet."""
+        return Data(made(records, self.format), self._options(IN_CODE, self.of_file(), options))
+
     def describe(self, part: Any) -> Description | None:
-        """The path, the digest of what lies there and the options; of the grammar's, only the options."""
-        if not isinstance(part, Data) or part.source.format != self.format:
+        """The path, the digest of what lies there and the options; of the grammar's, only the options. None for records
+        in code."""
+        if not isinstance(part, Data) or part.source.format != self.format or part.source.name == IN_CODE:
             return None
         digest = {"sha256": part.source.sha256} if part.source.sha256 else {}
         options = {f.name: to_json(getattr(part.options, f.name)) for f in dataclasses.fields(part.options)}

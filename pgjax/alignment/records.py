@@ -1,4 +1,4 @@
-"""Files of JSON lines, and the built-in grammar: text, read and checked, and not yet in tokens.
+"""Files of JSON lines, records made in code, and the built-in grammar: text, checked, and not yet in tokens.
 
 One line is one record. Texts are strings or lists of token ids, and what else a line holds is ignored:
 
@@ -12,6 +12,7 @@ One line is one record. Texts are strings or lists of token ids, and what else a
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -29,6 +30,9 @@ TEXTS_OF: dict[Format, tuple[str, ...]] = {
     "prompt": ("prompt",),
 }
 """What has tokens in a record. The first decides whether the record is held out."""
+
+IN_CODE = "records in code"
+"""The name of what no file holds."""
 
 LARGEST = float(np.finfo(np.float32).max)
 """Of a margin."""
@@ -48,9 +52,9 @@ class Source:
 
     format: Format
     name: str
-    """The path as it was given, or `grammar`."""
+    """The path as it was given, `grammar`, or `IN_CODE`."""
     sha256: str | None = None
-    """Of the file; of a folder, of the digests and names of its files. None for the grammar."""
+    """Of the file; of a folder, of the digests and names of its files; of records in code. None for the grammar."""
     records: tuple[Record, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
 
@@ -96,11 +100,29 @@ def _records(file: Path, content: bytes, format: Format) -> list[Record]:
             values = json.loads(line)
         except ValueError as error:
             raise InputError(f"{where} is not JSON ({error}): expected {shape(format)}") from error
-        problem = _problem(values, format)
-        if problem:
-            raise InputError(f"{where}: {problem}; expected {shape(format)}")
-        found.append(Record(where, values))
+        found.append(_checked(where, values, format))
     return found
+
+
+def made(records: Iterable[dict[str, Any]], format: Format) -> Source:
+    """Records that were made in code, each what a line would hold.
+
+    Raises:
+        InputError: there are none, or one is not what it should be.
+    """
+    checked = tuple(_checked(f"{IN_CODE}, record {i}", values, format) for i, values in enumerate(records, 1))
+    if not checked:
+        raise InputError(f"{IN_CODE}: there are none; expected at least one {shape(format)}")
+    names = (*TEXTS_OF[format], *{"label": ["label"], "preference": ["margin"]}.get(format, []))
+    content = json.dumps([[record.values.get(name) for name in names] for record in checked])
+    return Source(format, IN_CODE, hashlib.sha256(content.encode()).hexdigest(), checked)
+
+
+def _checked(where: str, values: Any, format: Format) -> Record:
+    problem = _problem(values, format)
+    if problem:
+        raise InputError(f"{where}: {problem}; expected {shape(format)}")
+    return Record(where, values)
 
 
 def shape(format: Format) -> str:
