@@ -267,6 +267,7 @@ def refused(tiny_token_algorithm, name, message, **fields):
         ("sft", {"micro_batches": 3}, r"SFT.micro_batches = 3 does not divide batch_size = 8"),
         ("sft", {"total_steps": 4}, r"SFT.total_steps = 4 is less than one iteration: expected at least 8 examples"),
         ("sft", {"model": "runs/lm"}, r"SFT.model = 'runs/lm' is not accepted: expected a language model such as"),
+        ("rlhf", {"batch_size": 1000, "total_steps": 1000}, r"RLHF.batch_size = 1000 is not accepted: grammar has 5"),
         ("rlhf", {"num_minibatches": 3}, r"RLHF.num_minibatches = 3 does not divide batch_size = 8"),
         ("rlhf", {"micro_batches": 3}, r"RLHF.micro_batches = 3 does not divide the 4 sequences of a minibatch"),
         ("rlhf", {"max_tokens": 20}, r"RLHF.max_tokens = 20 is not accepted: the context of the model is 20"),

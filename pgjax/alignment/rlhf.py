@@ -20,7 +20,7 @@ from pgjax.alignment.models import LANGUAGE_MODELS, LanguageModel, Prompt, compl
 from pgjax.alignment.reward_model import init_score, score_of
 from pgjax.alignment.rewards import KL_ESTIMATORS, token_rewards, whiten
 from pgjax.alignment.scoring import REWARDS, ModelReward, Reward, as_reward
-from pgjax.alignment.supervised import SHARE_TOKENS, held_out_rows
+from pgjax.alignment.supervised import SHARE_TOKENS, check_rows, held_out_rows
 from pgjax.core.algorithm import EVALUATION_STREAM, Key, Metrics, Params, Scores
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytree
@@ -135,6 +135,7 @@ class RLHF(ProximalUpdate):
         _check(self)
         room = self.model.network.context - self.max_tokens
         object.__setattr__(self, "data", self.data.packed(self.model.tokenizer, room))
+        check_rows(self)
         check_micro_batches(self, self.batch_size)
 
     @property
