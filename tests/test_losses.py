@@ -150,20 +150,33 @@ def test_expected_k2_has_gradient_and_curvature_of_the_kl_at_ratio_one():
     np.testing.assert_allclose(jax.jit(jax.hessian(expected_k2))(logits), np.diag(p) - np.outer(p, p), atol=1e-6)
 
 
-def test_k2_sampled_from_the_learned_policy_has_the_gradient_of_the_reverse_kl():
-    """E_pi[log r grad log pi] = grad KL(pi || pi_old) at any distance, not only at ratio one."""
-    old, new = array(0.3, -1.0, 0.8), array(-0.5, 0.4, 1.0)
+@pytest.mark.parametrize(
+    ("estimator", "in_loss", "in_reward"),
+    [
+        (losses.kl_k1, (0, 0), (1, 0)),
+        (losses.kl_k2, (1, 0), None),  # of no divergence
+        (losses.kl_k3, (0, 1), (1, -1)),
+    ],
+)
+def test_gradients_of_the_kl_estimators_sampled_from_the_policy_that_learns(estimator, in_loss, in_reward):
+    """As multiples of the gradients of KL(p || p_ref) and KL(p_ref || p), far from ratio one."""
+    ref, logits = array(0.3, -1.0, 0.8), array(-0.5, 0.4, 1.0)
 
-    def expected_k2(logits):
-        weight = jax.lax.stop_gradient(jax.nn.softmax(logits))
-        return jnp.sum(weight * losses.kl_k2(jax.nn.log_softmax(logits) - jax.nn.log_softmax(old)))
+    def kl(a, b):
+        return jnp.sum(jax.nn.softmax(a) * (jax.nn.log_softmax(a) - jax.nn.log_softmax(b)))
 
-    def reverse_kl(logits):
-        return jnp.sum(jax.nn.softmax(logits) * (jax.nn.log_softmax(logits) - jax.nn.log_softmax(old)))
+    def penalty(logits, placed):
+        log_p, log_ref = jax.nn.log_softmax(logits), jax.nn.log_softmax(ref)
+        estimate = estimator(log_ref - log_p)
+        term = estimate if placed == "loss" else losses.policy_gradient(log_p, -jax.lax.stop_gradient(estimate))
+        return jnp.sum(jax.lax.stop_gradient(jnp.exp(log_p)) * term)
 
-    gradient = jax.jit(jax.grad(reverse_kl))(new)
-    assert np.max(np.abs(gradient)) > 0.1
-    np.testing.assert_allclose(jax.jit(jax.grad(expected_k2))(new), gradient, rtol=1e-5, atol=1e-6)
+    reverse, forward = jax.grad(kl)(logits, ref), jax.grad(kl, argnums=1)(ref, logits)
+    assert min(np.max(np.abs(reverse)), np.max(np.abs(forward)), np.max(np.abs(reverse - forward))) > 0.1
+    for placed, expected in [("loss", in_loss), ("reward", in_reward)]:
+        if expected is not None:
+            gradient = expected[0] * reverse + expected[1] * forward
+            np.testing.assert_allclose(jax.grad(penalty)(logits, placed), gradient, rtol=1e-5, atol=1e-6)
 
 
 def test_normalized_advantage_has_mean_zero_and_std_one_over_all_samples():

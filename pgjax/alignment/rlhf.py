@@ -100,7 +100,9 @@ class RLHF(ProximalUpdate):
     beta: Scalar = field(
         "weight of the KL penalty per token, to begin with if it adapts", default=0.1, accepts="[0, inf)"
     )
-    kl_estimator: Literal["k1", "k2", "k3"] = field("how the KL of a token is estimated in its reward", default="k1")
+    kl_estimator: Literal["k1", "k2", "k3"] = field(
+        "how the KL of a token is estimated in its reward; only k1 has the gradient of the KL there", default="k1"
+    )
     kl_target: Scalar = field(
         "KL per completion that beta adapts to; inf leaves it", default=float("inf"), accepts="(0, inf]"
     )

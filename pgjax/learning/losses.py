@@ -75,18 +75,29 @@ def bradley_terry(chosen: PerSample, rejected: PerSample, margin: PerSample | fl
 def kl_k1(log_ratio: PerSample) -> PerSample:
     """-log r with r = pi(a|s) / pi_old(a|s), a ~ pi_old: unbiased for KL(pi_old || pi), high variance.
 
-    J. Schulman, "Approximating KL Divergence", 2020.
+    J. Schulman, "Approximating KL Divergence", 2020. To keep a policy p that learns near p_ref, all three are given
+    log r = log p_ref - log p with a ~ p, and estimate KL(p || p_ref). Put into a loss, whose gradient holds the sampled
+    actions fixed, k1 gives E[grad log p] = 0 and regularises nothing. Taken off the reward of a score-function gradient
+    it gives E[k1 grad log p] = grad KL(p || p_ref).
     """
     return -log_ratio
 
 
 def kl_k2(log_ratio: PerSample) -> PerSample:
-    """(log r)^2 / 2: biased, low variance; its gradient at r = 1 is that of the KL."""
+    """(log r)^2 / 2 with r and a as for `kl_k1`: biased, low variance.
+
+    Put into a loss with r = p_ref / p and a ~ p it gives E[log(p / p_ref) grad log p] = grad KL(p || p_ref), as k1 does
+    in the reward.
+    """
     return 0.5 * log_ratio**2
 
 
 def kl_k3(log_ratio: PerSample) -> PerSample:
-    """(r - 1) - log r: unbiased for KL(pi_old || pi), low variance and never negative."""
+    """(r - 1) - log r with r and a as for `kl_k1`: unbiased for KL(pi_old || pi), low variance and never negative.
+
+    Put into a loss with r = p_ref / p and a ~ p it gives E[(1 - p_ref / p) grad log p] = -E_ref[grad log p] =
+    grad KL(p_ref || p), the divergence in the other direction.
+    """
     return jnp.expm1(log_ratio) - log_ratio
 
 
