@@ -25,6 +25,7 @@ from language import MAX_TOKENS, TOKENIZER, fine_tuning, pretraining, trained
 import pgjax
 from pgjax.alignment import PREFERENCES, PROMPTS, RLHF, LanguageModel, RewardModel, generate, grammar
 from pgjax.alignment.generation import left_padded
+from pgjax.alignment.reward_model import Reference
 from pgjax.alignment.scoring import EnsembleOptions, ModelReward, of_members
 from pgjax.core.hyperparameters import pytree
 from pgjax.reporting.statistics import interquartile_mean
@@ -95,9 +96,15 @@ def proxies(start: LanguageModel, model: LanguageModel, num: int, seeds: int) ->
         rows = judge.packed(TOKENIZER, model.network.context).train
         chosen, rejected = jax.jit(algorithm.scores)(state.params, rows)
         accuracy.append(float(jnp.mean(chosen > rejected)))
-        found.append((state.params, state.reference))
+        found.append((state.params, widened(state.reference)))
     params, reference = jax.tree.map(lambda *x: jnp.stack(x), *found)
     return params, reference, np.array(accuracy)
+
+
+def widened(reference: Reference) -> Reference:
+    """With completions of `MAX_TOKENS` tokens, so that those of several proxies can be stacked."""
+    more = MAX_TOKENS - reference.completion.tokens.shape[1]
+    return reference._replace(completion=jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, more))), reference.completion))
 
 
 def curves(start: LanguageModel, rewards: list[ModelReward], options: Options) -> dict[str, np.ndarray]:
@@ -134,16 +141,11 @@ def main(options: Options) -> None:
     lines = [line_of(name, kind) for name, kind in kinds.items()]
     header = ["proxy", "accuracy", "highest gold reward", "at sqrt(KL)", "last gold reward", "last proxy reward"]
     about = (
-        f"{options.seeds} proxies of each kind (2 policies per ensemble), {options.completions:,} completions per policy, "
+        f"{options.seeds} proxies of each kind (2 policies per ensemble), {options.completions:,} completions each, "
         "interquartile means with 95 % intervals; the highest gold reward of curves smoothed over 5 iterations.\n\n"
     )
     config = Watched(start, gold, PROMPTS.make("grammar"), options.completions, beta=0.0)
-    write_report(
-        options.out,
-        about + markdown(header, lines),
-        config,
-        {"options": dataclasses.asdict(options) | {"out": ""}, "curves": kinds},
-    )
+    write_report(options.out, about + markdown(header, lines), config, {"curves": kinds})
     plot(kinds, options.out / "overoptimisation.png")
 
 
