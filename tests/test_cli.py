@@ -143,6 +143,20 @@ def test_help_shows_every_field_with_its_sentence(capsys):
             assert f.metadata["help"] in words
 
 
+@pytest.mark.parametrize("command", ["train", "sweep"])
+@pytest.mark.parametrize("name", ["lm", "sft", "reward-model", "rlhf"])
+def test_the_flags_of_parts_and_algorithms_do_not_collide(command, name, capsys):
+    """Nor with those of the command: of two with one name, only one could be given."""
+    parts = {"lm": [], "rlhf": ["--model", "m", "--reward", "r"]}.get(name, ["--model", "m"])
+    code, out, err = run_cli(capsys, command, name, *parts, "--help")
+    assert code == 0, err
+    words = " ".join(out.replace("│", " ").split())
+    what, _ = flags.subject(command, [name, *parts])
+    for flag, hint, _ in what.option_flags():
+        assert f"--{flag.replace('_', '-')}" in words
+        assert typing.get_args(hint)[1].help in words
+
+
 def test_a_tuned_part_of_another_name_keeps_the_defaults_of_its_own_class(monkeypatch):
     """Not those of the part that the algorithm would have: a tuned CNN is relu, as CNN says, and not tanh, as MLP."""
     monkeypatch.setattr(flags, "preset", lambda *_: {"network": {"name": "cnn", "channels": [4]}})

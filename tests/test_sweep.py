@@ -73,7 +73,7 @@ def test_members_of_a_sweep_over_every_scalar_field_are_their_solo_runs(network,
 
 
 def test_cut_into_batches_members_keep_their_numbers(nine, tiny, capsys):
-    cut = pgjax.sweep(tiny, **(NINE | {"batch_size": 3, "progress": True}))
+    cut = pgjax.sweep(tiny, **(NINE | {"members_at_once": 3, "progress": True}))
     assert "3 x 3" in capsys.readouterr().err
     assert_close(cut.curves, nine.curves)
     assert_close([s.params for s in cut.states], [s.params for s in nine.states])
@@ -201,7 +201,7 @@ def undisturbed(tiny):
     return {name: pgjax.sweep(tiny, **(NINE | more)) for name, more in KINDS.items()}
 
 
-KINDS = {"batches": {"batch_size": 3}, "halving": HALVING, "pbt": PBT}
+KINDS = {"batches": {"members_at_once": 3}, "halving": HALVING, "pbt": PBT}
 
 
 def test_a_sweep_that_was_stopped_ends_as_if_it_had_not_been(tiny, undisturbed, tmp_path, monkeypatch):
@@ -289,7 +289,7 @@ def test_a_member_goes_on_alone(nine, tiny, tmp_path, train):
         ({"seeds": 0}, "seeds = 0 is not accepted: expected a whole number of at least 1"),
         ({"points": 0}, "points = 0"),
         ({"episodes": 0}, "episodes = 0"),
-        ({"batch_size": 0}, "batch_size = 0"),
+        ({"members_at_once": 0}, "members_at_once = 0"),
         ({"gamma": [0.9, 2.0, 0.5]}, r"PPO.gamma = 2.0 is not accepted: expected a number in \[0, 1\]"),
         ({"gamma": [0.9]}, "zip needs lists of one length"),
         ({"search": pgjax.SuccessiveHalving(rungs=5)}, "rungs = 5 with eta = 3 is not accepted: a curve of 6 points"),

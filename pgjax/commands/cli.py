@@ -166,7 +166,7 @@ def _sweep(arguments: list[str]) -> None:
             flag("directory", str | None, "where to keep it; default runs/<subject>-<algorithm>-sweep-<time>", None),
             flag("points", int, "points of each curve", 100),
             flag("episodes", int, "episodes, or other cases, of each member's evaluation", 128),
-            flag("batch_size", int | None, "members that train together at most; default what fits into memory", None),
+            flag("members_at_once", int | None, "how many train together at most; default what fits into memory", None),
             flag("devices", int | None, "over how many devices members are spread; default all", None),
             flag("checkpoint_every", int | None, "points between checkpoints; default about a minute", None),
             cache_flag(),
@@ -187,7 +187,7 @@ def _sweep(arguments: list[str]) -> None:
     fixed = {flag: {k: v for k, v in each.items() if k not in axes} for flag, each in params.items()}
     algorithm = what.build({name: value for name, value in values.items() if name not in axes} | fixed)
     directory = Path(flags.directory or f"runs/{what.subject}-{what.name}-sweep-{time.strftime('%Y%m%d-%H%M%S')}")
-    passed = ("mode", "num_samples", "seed", "points", "episodes", "batch_size", "devices", "checkpoint_every")
+    passed = ("mode", "num_samples", "seed", "points", "episodes", "members_at_once", "devices", "checkpoint_every")
     kept = {name: getattr(flags, name) for name in passed}
     result = sweep(algorithm, flags.seeds, search=_search(flags.search), directory=directory, **kept, **axes)
     _report_sweep(result, directory)

@@ -38,7 +38,7 @@ class Kept(NamedTuple):
     """How a sweep is trained and kept."""
 
     episodes: int
-    batch_size: int | None
+    members_at_once: int | None
     checkpoint_every: int | None
 
 
@@ -70,7 +70,7 @@ def sweep(
     directory: str | Path | None = None,
     points: int = 100,
     episodes: int = 128,
-    batch_size: int | None = None,
+    members_at_once: int | None = None,
     devices: int | None = None,
     checkpoint_every: int | None = None,
     progress: bool = True,
@@ -79,7 +79,8 @@ def sweep(
     """Train every setting of `axes` with every seed, and evaluate it.
 
     An axis is a list or array of values, or a distribution (`uniform`, `log_uniform`, `integers`, `choice`). It may be
-    any field of the algorithm or its network, any parameter of its environment, or `algorithm`, `env`, `network`.
+    any field of the algorithm, any option of one of its parts (of its network, environment, data ...), a part as a
+    whole, or `algorithm`.
     Member `setting * seeds + s` has the key `jax.random.key(seed + s)`, and is the run `pgjax.train` makes with that
     setting and that key, to rounding.
 
@@ -93,7 +94,7 @@ def sweep(
         points: how many points each curve has at most, each the mean over its part of the run: what a sweep keeps does
             not grow with its length.
         episodes: episodes of each member's evaluation at the end.
-        batch_size: how many members train together at most; by default as many as fit into memory.
+        members_at_once: how many train together at most; by default as many as fit into memory.
         devices: over how many local devices members are spread; by default all.
         checkpoint_every: points between checkpoints; by default about every minute, and so rarely that they take at
             most 2 % of the time.
@@ -105,7 +106,7 @@ def sweep(
         OSError: a file could not be written; what was written before stays readable.
     """
     plan = make_plan(algorithm, seeds, mode, num_samples, seed, search or Search(), points, axes)
-    kept = Kept(episodes, batch_size, checkpoint_every)
+    kept = Kept(episodes, members_at_once, checkpoint_every)
     for name, value in kept._asdict().items():
         if value is not None:
             check_count(f"sweep: {name}", value)
@@ -195,7 +196,7 @@ class _Sweep:
             size = sizes[where]
             programs = compile_batch(example, group.stacked, size, self.devices, self.kept.episodes)
         else:
-            how = self.devices, self.kept.episodes, self.kept.batch_size
+            how = self.devices, self.kept.episodes, self.kept.members_at_once
             programs, size = fit(example, group.stacked, len(members), *how)
             sizes[where] = size
         metrics, _ = programs.report
