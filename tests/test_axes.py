@@ -1,6 +1,8 @@
 """What a sweep varies: names, values, modes, and the keys values are drawn with."""
 
 import dataclasses
+from types import SimpleNamespace
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 import pgjax
 from pgjax.core.algorithm import EVALUATION_STREAM, INIT_STREAM
-from pgjax.core.hyperparameters import pytree
+from pgjax.core.hyperparameters import TRACED, Scalar, field, pytree
 from pgjax.sweeping.space import axis_key, check_axes, is_traced, leaves_named, settings, with_setting
 
 KEY = jax.random.key(0)
@@ -105,6 +107,23 @@ def test_what_is_traced_and_which_leaves_an_axis_sets(tiny):
     assert sum(named) == 2
     marked = jax.tree.unflatten(jax.tree.structure(tiny), named)
     assert (marked.gamma, marked.env.params.length) == (True, True)
+
+
+@pytree
+class Pairs:
+    """An algorithm, as far as axes know one, whose data has a leaf called like a hyperparameter."""
+
+    data: Annotated[dict, TRACED] = field("pairs", part=SimpleNamespace(options=lambda part: {"share": True}))
+    margin: Scalar = field("between two of a pair", default=1.0)
+
+
+def test_a_leaf_that_only_has_the_name_of_an_axis_is_no_axis():
+    """It would be copied for every member, which for data is a lot."""
+    algorithm = Pairs({"rows": {"margin": np.zeros(3)}, "share": np.float32(0.1)})
+    for axis, path in (("margin", ".margin"), ("share", ".data['share']"), ("data.share", ".data['share']")):
+        named = leaves_named(algorithm, [axis])
+        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(algorithm)]
+        assert [p for p, is_named in zip(paths, named, strict=True) if is_named] == [path]
 
 
 @pytest.mark.parametrize(

@@ -246,12 +246,7 @@ def _owner(algorithm: Any, name: str) -> tuple[str, str]:
 
 
 def leaves_named(algorithm: Any, axes: Iterable[str]) -> tuple[bool, ...]:
-    """For each leaf of `algorithm`, whether an axis sets it."""
-    fields = {name.rpartition(".")[2] for name in axes}
-    return tuple(name in fields for name in _leaf_names(algorithm))
-
-
-def _leaf_names(tree: Any) -> list[str]:
-    """The fields that are leaves of a pytree."""
-    paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
-    return [jax.tree_util.keystr(path[-1:], simple=True) for path in paths]
+    """For each leaf of `algorithm`, whether an axis sets it: a field of its own, or an option of one of its parts."""
+    owned = {_owner(algorithm, name) for name in axes if not is_whole(algorithm, name)}
+    paths = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in jax.tree.leaves_with_path(algorithm)]
+    return tuple((path.partition(".")[0] if "." in path else "", path.rpartition(".")[2]) in owned for path in paths)
