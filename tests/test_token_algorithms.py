@@ -55,7 +55,7 @@ def test_sft_counts_the_tokens_of_completions_and_nothing_else(sft, init, step):
     assert float(metrics["loss"]) == pytest.approx(total / count, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["sft", "rlhf"])
+@pytest.mark.parametrize("name", ["sft", pytest.param("rlhf", marks=pytest.mark.slow)])
 def test_micro_batches_give_the_step_of_the_whole_batch(name, sft, rlhf, init, step):
     """Their rows have different numbers of tokens, so a mean of means would be another."""
     algorithm = {"sft": sft, "rlhf": rlhf}[name]
@@ -160,6 +160,7 @@ def test_with_one_token_and_no_penalty_the_gradient_is_that_of_a2c(rlhf, moved):
     chex.assert_trees_all_close(proximal, a2c, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_beta_shares_the_model_and_its_rows_are_solo_runs(rlhf, train):
     rows = [dataclasses.replace(rlhf, beta=beta) for beta in (0.0, 1.0)]
     assert sum(differing(rows)) == 1
@@ -224,6 +225,39 @@ def test_the_score_is_read_at_the_last_real_token(reward_models):
     assert float(score(network, params, prompt, tokens, mask)[0]) == pytest.approx(expected, abs=1e-5)
 
 
+def other_reward(reward_models, **shape):
+    """A reward model whose blocks are of another shape than the policy's."""
+    algorithm, states = reward_models
+    network = dataclasses.replace(algorithm.model.network, **shape)
+    params = {"model": network.init_text(jax.random.key(2)), "score": {"kernel": jnp.ones(network.width), "bias": 1.0}}
+    stacked = jax.tree.map(lambda x: jnp.asarray(x)[None], params)
+    reference = jax.tree.map(lambda x: x[:1], states.reference)
+    return of_members(network, algorithm.model.tokenizer, stacked, reference, EnsembleOptions())
+
+
+def test_a_critic_that_starts_from_a_reward_model_has_its_shape(rlhf, reward_models):
+    """The value of a whole completion is then its score."""
+    reward = other_reward(reward_models, width=12, num_heads=3, rotary_base=3.0)
+    prompt, completion = jax.tree.map(lambda x: x[0], reward_models[1].reference)
+
+    @jax.jit
+    def values_and_score(algorithm):
+        params = algorithm.init(jax.random.key(0)).params
+        obs = jnp.concatenate([prompt.tokens[:, -1:], completion.tokens], axis=1).T
+        _, output = algorithm.network.unroll(params, prompt, obs, jnp.zeros(obs.shape, bool))
+        return output.value, reward(prompt, completion.tokens, completion.mask)
+
+    value, score = values_and_score(dataclasses.replace(rlhf, reward=reward))
+    at_end = np.take_along_axis(np.asarray(value), np.asarray(completion.mask).sum(1)[None], axis=0)[0]
+    assert np.std(score) > 0.1
+    np.testing.assert_allclose(at_end, score, atol=1e-5)
+
+
+def test_a_reward_model_that_cannot_read_that_far_is_refused(rlhf, reward_models):
+    with pytest.raises(InputError, match=r"RLHF.reward has context = 5, and prompts with completions have up to 9 tok"):
+        dataclasses.replace(rlhf, reward=other_reward(reward_models, context=5))
+
+
 def test_functions_of_tokens_and_of_texts_are_rewards_alike(rlhf, moved, step):
     """One number per completion or per token, traced or called back; the same reward gives the same step."""
     tokenizer = rlhf.model.tokenizer
@@ -268,6 +302,7 @@ def refused(tiny_token_algorithm, name, message, **fields):
         ("sft", {"total_steps": 4}, r"SFT.total_steps = 4 is less than one iteration: expected at least 8 examples"),
         ("sft", {"model": "runs/lm"}, r"SFT.model = 'runs/lm' is not accepted: expected a language model such as"),
         ("rlhf", {"batch_size": 1000, "total_steps": 1000}, r"RLHF.batch_size = 1000 is not accepted: grammar has 5"),
+        ("rlhf", {"total_steps": 4}, r"RLHF.total_steps = 4 is less than one iteration: expected at least 8 comple"),
         ("rlhf", {"num_minibatches": 3}, r"RLHF.num_minibatches = 3 does not divide batch_size = 8"),
         ("rlhf", {"micro_batches": 3}, r"RLHF.micro_batches = 3 does not divide the 4 sequences of a minibatch"),
         ("rlhf", {"max_tokens": 20}, r"RLHF.max_tokens = 20 is not accepted: the context of the model is 20"),

@@ -20,7 +20,7 @@ from pgjax.alignment.models import LANGUAGE_MODELS, LanguageModel, Prompt, compl
 from pgjax.alignment.reward_model import init_score, score_of
 from pgjax.alignment.rewards import KL_ESTIMATORS, token_rewards, whiten
 from pgjax.alignment.scoring import REWARDS, ModelReward, Reward, as_reward
-from pgjax.alignment.supervised import SHARE_TOKENS, check_rows, held_out_rows
+from pgjax.alignment.supervised import SHARE_TOKENS, check_batches, held_out_rows
 from pgjax.core.algorithm import EVALUATION_STREAM, Key, Metrics, Params, Scores
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytree
@@ -50,7 +50,8 @@ class RLHFState(NamedTuple):
 class TokenPolicy(NamedTuple):
     """Policy and critic as a `Network` over tokens: an observation is the token before, memory is the prompt."""
 
-    network: Transformer
+    policy: Transformer
+    critic: Transformer
     temperature: Scalar
 
     def initial_memory(self, batch: int) -> Memory:
@@ -60,8 +61,8 @@ class TokenPolicy(NamedTuple):
     def unroll(self, params: Params, memory: Prompt, obs: Array, reset: Array) -> tuple[Memory, Output]:
         """Teacher forcing: obs `[T, B]` are the last token of the prompt and all of the completion but its last."""
         tokens = jnp.concatenate([obs[1:], obs[-1:]]).T  # the last one is read by nothing
-        logits = completion_logits(self.network, params["policy"], memory, tokens) / self.temperature
-        hidden = completion_hidden(self.network, params["critic"]["model"], memory, tokens)
+        logits = completion_logits(self.policy, params["policy"], memory, tokens) / self.temperature
+        hidden = completion_hidden(self.critic, params["critic"]["model"], memory, tokens)
         value = score_of(params["critic"]["score"], hidden)
         return memory, Output(Categorical(logits.swapaxes(0, 1)), value.T)
 
@@ -137,13 +138,22 @@ class RLHF(ProximalUpdate):
         _check(self)
         room = self.model.network.context - self.max_tokens
         object.__setattr__(self, "data", self.data.packed(self.model.tokenizer, room))
-        check_rows(self)
+        check_batches(self)
         check_micro_batches(self, self.batch_size)
+        _check_reward(self)
 
     @property
     def network(self) -> TokenPolicy:
-        """Policy and critic."""
-        return TokenPolicy(self.model.network, self.temperature)
+        """Policy and critic, which compute alike."""
+        policy = self.model.network
+        critic = self.critic_start.network if self.critic_start else policy
+        critic = dataclasses.replace(critic, dtype=policy.dtype, remat=policy.remat)
+        return TokenPolicy(policy, critic, self.temperature)
+
+    @property
+    def critic_start(self) -> ModelReward | None:
+        """The reward model that the critic starts from, if it starts from one."""
+        return self.reward if isinstance(self.reward, ModelReward) and self.critic == "reward" else None
 
     @property
     def steps_per_iteration(self) -> int:
@@ -163,8 +173,8 @@ class RLHF(ProximalUpdate):
 
     def init(self, key: Key) -> RLHFState:
         """The model as it is, with a critic."""
-        if isinstance(self.reward, ModelReward) and self.critic == "reward":
-            critic = self.reward.first()
+        if self.critic_start:
+            critic = self.critic_start.first()
         else:
             critic = {"model": self.model.params, "score": init_score(self.model.network.width)}
         params = {"policy": self.model.params, "critic": critic}
@@ -345,11 +355,6 @@ def _check(algorithm: RLHF) -> None:
             f"RLHF.max_tokens = {algorithm.max_tokens} is not accepted: the context of the model is "
             f"{model.network.context}, and prompts need some of it"
         )
-    if algorithm.total_steps < batch_size:
-        raise InputError(
-            f"RLHF.total_steps = {algorithm.total_steps} is less than one iteration: expected at least {batch_size} "
-            "completions"
-        )
     if batch_size % algorithm.num_minibatches:
         raise InputError(
             f"RLHF.num_minibatches = {algorithm.num_minibatches} does not divide batch_size = {batch_size}"
@@ -359,4 +364,14 @@ def _check(algorithm: RLHF) -> None:
         raise InputError(
             f"RLHF.reward has another tokenizer than the model: {plain_repr(tokenizer)} instead of "
             f"{plain_repr(model.tokenizer)}"
+        )
+
+
+def _check_reward(algorithm: RLHF) -> None:
+    """Whether a reward model can read the longest prompts with their completions."""
+    longest = algorithm.data.train.prompt.shape[1] + algorithm.max_tokens
+    if isinstance(algorithm.reward, ModelReward) and algorithm.reward.network.context < longest:
+        raise InputError(
+            f"RLHF.reward has context = {algorithm.reward.network.context}, and prompts with completions have up to "
+            f"{longest} tokens: expected a smaller max_prompt or max_tokens"
         )

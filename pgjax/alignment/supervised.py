@@ -75,30 +75,30 @@ def check_supervised(algorithm: Any) -> None:
     Raises:
         InputError: naming the field, the value and what would be accepted.
     """
-    name, size = type(algorithm).__name__, algorithm.steps_per_iteration
+    check_batches(algorithm)
+    if algorithm.batch_size % algorithm.micro_batches:
+        raise InputError(
+            f"{type(algorithm).__name__}.micro_batches = {algorithm.micro_batches} does not divide batch_size = "
+            f"{algorithm.batch_size}"
+        )
+
+
+def check_batches(algorithm: Any) -> None:
+    """Refuse a budget below one batch, and batches larger than the data, which is packed.
+
+    Raises:
+        InputError: naming the field, the value and what would be accepted.
+    """
+    name, size, rows = type(algorithm).__name__, algorithm.steps_per_iteration, algorithm.data.train[0].shape[0]
     if algorithm.total_steps < size:
         raise InputError(
             f"{name}.total_steps = {algorithm.total_steps} is less than one iteration: expected at least {size} "
             f"{algorithm.unit}"
         )
-    check_rows(algorithm)
-    if algorithm.batch_size % algorithm.micro_batches:
-        raise InputError(
-            f"{name}.micro_batches = {algorithm.micro_batches} does not divide batch_size = {algorithm.batch_size}"
-        )
-
-
-def check_rows(algorithm: Any) -> None:
-    """Refuse a batch that is larger than the data, which is packed.
-
-    Raises:
-        InputError: naming the field, the value and how many rows there are.
-    """
-    rows = algorithm.data.train[0].shape[0]
     if algorithm.batch_size > rows:
         raise InputError(
-            f"{type(algorithm).__name__}.batch_size = {algorithm.batch_size} is not accepted: "
-            f"{algorithm.data.source.name} has {rows} rows to train on"
+            f"{name}.batch_size = {algorithm.batch_size} is not accepted: {algorithm.data.source.name} has {rows} rows "
+            "to train on"
         )
 
 
