@@ -121,7 +121,8 @@ def test_credit_is_that_of_a_slow_loop(rlhf, moved, score_at):
     assert 0 < mask.sum() < mask.size
     advantages, targets = reference_credit(algorithm, rollout, 0.3)
     counted = np.asarray(samples.weight).T > 0
-    np.testing.assert_allclose(np.where(counted, samples.advantage.T, 0.0), advantages, atol=1e-5)
+    np.testing.assert_array_equal(samples.is_choice.T, mask)
+    np.testing.assert_allclose(np.where(mask, samples.advantage.T, 0.0), advantages, atol=1e-5)
     np.testing.assert_allclose(np.where(counted, samples.value_target.T, 0.0), targets, atol=1e-5)
     assert counted.sum() == mask.sum() + (mask.shape[0] if score_at == "after" else 0)
     log_ratio = np.asarray(rollout.reference.log_prob(rollout.completion.tokens.T) - samples.log_prob).T
@@ -129,6 +130,31 @@ def test_credit_is_that_of_a_slow_loop(rlhf, moved, score_at):
     assert float(metrics["length"]) == mask.sum() / 8
     entropy = np.asarray(rollout.policy.entropy()).T[mask].mean()
     assert float(metrics["entropy"]) == pytest.approx(entropy, rel=1e-5)
+
+
+def test_after_the_end_there_is_a_value_and_no_choice(rlhf, moved):
+    """Losses of the policy, and their metrics, are those of its tokens, also once advantages are normalised."""
+    algorithm = dataclasses.replace(rlhf, score_at="after", ent_coef=0.1, vf_coef=0.0, normalize_advantage="batch")
+
+    @jax.jit
+    def losses_and_gradient(state):
+        rollout = algorithm.rollout(state, jax.random.key(3))
+        samples, _ = algorithm.credit(rollout, 0.3)
+
+        def after_the_end(params):
+            loss, metrics = algorithm.loss(params, rollout.prompt, samples, 0.0)
+            after = (samples.weight > 0) & ~samples.is_choice
+            return jnp.sum(jnp.where(after, loss, 0.0)), (jnp.sum(after), metrics)
+
+        return samples, jax.grad(after_the_end, has_aux=True)(state.params)
+
+    samples, (gradient, (count, metrics)) = losses_and_gradient(moved)
+    assert int(count) == 8
+    assert all(not np.any(x) for x in jax.tree.leaves(gradient["policy"]))
+    chosen = np.asarray(samples.is_choice)
+    assert all((np.asarray(x) != 0)[~chosen].sum() == 0 for name, x in metrics.items() if name != "value_loss")
+    advantage = np.asarray(samples.advantage)[chosen]
+    assert (advantage.mean(), advantage.std()) == pytest.approx((0.0, 1.0), abs=1e-5)
 
 
 def test_ratios_start_at_one(rlhf, moved, step):

@@ -150,6 +150,15 @@ class Samples(NamedTuple):
     """How much each counts in every mean; None where all count alike."""
     policy: Distribution | None = None
     """The policy that acted, where a loss asks for its KL divergence."""
+    is_choice: Array | None = None
+    """False where no action was chosen and a state is only valued, such as after the end; None where all are."""
+
+    @property
+    def policy_weight(self) -> Array | None:
+        """How much each counts in means over what the policy chose."""
+        if self.is_choice is None:
+            return self.weight
+        return jnp.where(self.is_choice, 1.0 if self.weight is None else self.weight, 0.0)
 
 
 def check(algorithm: Any, minibatches: str | None = None) -> None:

@@ -91,7 +91,7 @@ class ProximalUpdate:
         """With advantages normalised over the whole batch, if that is what is asked for."""
         if self.normalize_advantage != "batch":
             return samples
-        return samples._replace(advantage=losses.normalized_advantage(samples.advantage, samples.weight))
+        return samples._replace(advantage=losses.normalized_advantage(samples.advantage, samples.policy_weight))
 
     def loss(
         self: Any, params: Params, memory: Memory, minibatch: Samples, kl_coef: Float[Array, ""]
@@ -116,12 +116,14 @@ class ProximalUpdate:
             value_loss = losses.value_loss(output.value, minibatch.value_target)
         metrics = {
             "policy_loss": policy_loss,
-            "value_loss": value_loss,
             "entropy": entropy,
             "approx_kl": losses.kl_k3(log_ratio),
             "clip_fraction": (jnp.abs(ratio - 1.0) > self.clip_eps).astype(jnp.float32),
         }
-        return policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy, metrics
+        if minibatch.is_choice is not None:
+            metrics = {name: jnp.where(minibatch.is_choice, x, 0.0) for name, x in metrics.items()}
+        loss = metrics["policy_loss"] + self.vf_coef * value_loss - self.ent_coef * metrics["entropy"]
+        return loss, metrics | {"value_loss": value_loss}
 
 
 @pytree
@@ -250,7 +252,7 @@ def optimize(
     metrics["updates"] = Count(count)
     kl_scale = learner.kl_scale
     if acted is not None:
-        kl = losses.masked_mean(acted.kl(_policy(ppo, params, memory, samples)), samples.weight)
+        kl = losses.masked_mean(acted.kl(_policy(ppo, params, memory, samples)), samples.policy_weight)
         metrics |= {"kl": kl, "kl_coef": kl_coef}
         kl_scale = losses.adapted_kl_coef(kl_scale, kl, ppo.adaptive_kl)
     return params, Learner(adam_state, kl_scale), metrics
@@ -264,7 +266,7 @@ def _gradient_step(ppo: Any, memory: Memory, learning_rate: Scalar, kl_coef: Flo
         params, adam_state, stopped = carry
         minibatch, start = minibatch_of(sequences, memory, chosen)
         if ppo.normalize_advantage == "minibatch":
-            advantage = losses.normalized_advantage(minibatch.advantage, minibatch.weight)
+            advantage = losses.normalized_advantage(minibatch.advantage, minibatch.policy_weight)
             minibatch = minibatch._replace(advantage=advantage)
         grads, metrics = gradient(params, start, minibatch, kl_coef)
         stopped |= metrics["approx_kl"] > ppo.target_kl

@@ -88,7 +88,8 @@ class RLHF(ProximalUpdate):
         r_t = 1[t = last] r(x, y) - beta (log pi(y_t | x, y_<t) - log pi_ref(y_t | x, y_<t)),
 
     with generalised advantages over the tokens of a completion. pi_ref is the model that the run starts from.
-    Everything is a mean over real tokens.
+    Everything is a mean over real tokens; where the score is paid one step after the last, that step counts too, as a
+    state that is valued and in which nothing is chosen.
     """
 
     model: Annotated[LanguageModel, TRACED] = field("what is trained, and stayed near to", part=LANGUAGE_MODELS)
@@ -258,9 +259,10 @@ class RLHF(ProximalUpdate):
             action=action,
             log_prob=log_prob,
             value=rollout.value,
-            advantage=jnp.where(mask.T, advantage, 0.0),
+            advantage=advantage,
             value_target=advantage + rollout.value,
             weight=steps.T.astype(jnp.float32),
+            is_choice=mask.T,
         )
         metrics = self.statistics(rollout, score, ref_log_prob - log_prob)
         return self.normalized(samples), metrics
