@@ -26,10 +26,11 @@ def token_rewards(
     Ziegler et al. (2019), eq. 2, token by token: with k1, KL_t = log pi(a_t) - log pi_ref(a_t), the sum over an answer
     is score - beta (log pi(y) - log pi_ref(y)).
 
-    For PPO the reward is the right place for k1: its score-function gradient is that of KL(pi || pi_ref), and the best
-    policy is pi_ref(y) exp(score / beta) / Z. It is not one for k2 and k3, whose own gradients a score function leaves
-    out: E[k3 grad log pi] = grad KL(pi || pi_ref) - grad KL(pi_ref || pi), and like E[k2 grad log pi] it is 0 to first
-    order where pi is near pi_ref, and drives what has become rare to probability 0. Their place is a loss (`losses`).
+    The reward is the right place for k1 under PPO: its score-function gradient is that of KL(pi || pi_ref), so that the
+    best policy is pi_ref(y) exp(score / beta) / Z. With k2 and k3 it is not, since a score function leaves out the
+    gradients of the estimates themselves: E[k3 grad log pi] = grad KL(pi || pi_ref) - grad KL(pi_ref || pi), which like
+    E[k2 grad log pi] is 0 to first order where pi is near pi_ref, and drives what has become rare to probability 0.
+    What they do in a loss is said in `losses`.
 
     Args:
         score: of each answer.
