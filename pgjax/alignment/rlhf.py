@@ -102,9 +102,6 @@ class RLHF(ProximalUpdate):
     beta: Scalar = field(
         "weight of the KL penalty per token, to begin with if it adapts", default=0.1, accepts="[0, inf)"
     )
-    kl_estimator: Literal["k1", "k2", "k3"] = field(
-        "how the KL of a token is estimated in its reward; only k1 has the gradient of the KL there", default="k1"
-    )
     kl_target: Scalar = field(
         "KL per completion that beta adapts to; inf leaves it", default=float("inf"), accepts="(0, inf]"
     )
@@ -278,7 +275,7 @@ class RLHF(ProximalUpdate):
             score += rollout.reward
         else:
             per_token = jnp.where(mask, per_token.at[:, : self.max_tokens].set(rollout.reward), 0.0)
-        at_end = token_rewards(score, log_prob, ref_log_prob, mask, beta, self.kl_estimator, self.score_at)
+        at_end = token_rewards(score, log_prob, ref_log_prob, mask, beta, at=self.score_at)
         return at_end + per_token, score + jnp.sum(per_token, axis=1)
 
     def ended(self, completion: Generation) -> Bool[Array, "B"]:
