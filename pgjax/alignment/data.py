@@ -16,9 +16,9 @@ from pgjax.alignment.packing import CompletionOptions, Options, PromptOptions, T
 from pgjax.alignment.records import IN_CODE, Format, Source, grammar_records, made, read, shape
 from pgjax.alignment.tokenizers import Tokenizer
 from pgjax.core.algorithm import Key
-from pgjax.core.errors import InputError, nearest
+from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import TRACED, field, field_types, pytree
-from pgjax.core.parts import Description, dataclass_options, to_json
+from pgjax.core.parts import Description, check_options, dataclass_options, to_json
 from pgjax.learning.optimizers import shuffled
 
 
@@ -141,8 +141,7 @@ class DataKind:
         return self.of_grammar if name == "grammar" else self.of_file
 
     def _options(self, name: str, known: Any, options: dict[str, Any]) -> Any:
-        for option in options.keys() - field_types(type(known)).keys():
-            raise InputError(f"data {name} has no option {option!r}: {nearest(option, field_types(type(known)))}")
+        check_options(f"data {name}", options, field_types(type(known)))
         return dataclasses.replace(known, **options)
 
 

@@ -15,8 +15,8 @@ from pgjax.algorithms import algorithm_class
 from pgjax.alignment.tokenizers import TOKENIZERS, Tokenizer
 from pgjax.core.algorithm import Params
 from pgjax.core.errors import InputError
-from pgjax.core.hyperparameters import TRACED, check_fields, field, pytree
-from pgjax.core.parts import Dataclasses, Description, Kind, dataclass_options, to_json
+from pgjax.core.hyperparameters import TRACED, check_fields, field, field_types, pytree
+from pgjax.core.parts import Dataclasses, Description, Kind, check_options, dataclass_options, to_json
 from pgjax.networks.pretrained import load_pretrained
 from pgjax.networks.transformer import Transformer
 from pgjax.running.checkpoint import load_under
@@ -82,14 +82,14 @@ class LanguageModels:
         Raises:
             InputError: there is no model, it is not the one it was, or an option is not accepted.
         """
+        check_options(f"model {name}", options, field_types(ModelOptions))
         chosen = ModelOptions(**options)
         network, tokenizer, params = _from_run(name, chosen) if is_run(name) else _from_folder(name, chosen)
         precision: Any = {"dtype": chosen.dtype, "param_dtype": chosen.param_dtype, "remat": chosen.remat}
         params = jax.tree.map(lambda x: jnp.asarray(x, chosen.param_dtype), params)
-        check_digest("model", name, digest_of(params), sha256)
-        return LanguageModel(
-            dataclasses.replace(network, **precision), tokenizer, params, name, digest_of(params), chosen
-        )
+        digest = digest_of(params)
+        check_digest("model", name, digest, sha256)
+        return LanguageModel(dataclasses.replace(network, **precision), tokenizer, params, name, digest, chosen)
 
     def describe(self, part: Any) -> Description | None:
         """The path, the digest of the parameters, how they are read, and `of` what kind the model is, so that a run

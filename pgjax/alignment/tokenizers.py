@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from pgjax.core.errors import InputError, nearest
-from pgjax.core.parts import Description, dataclass_options
+from pgjax.core.parts import Description, check_options, dataclass_options
 
 
 @runtime_checkable
@@ -219,9 +219,7 @@ class Tokenizers:
     def make(self, name: str, **options: Any) -> Any:
         """The tokenizer of that name; a file has the options `sha256`, `eos` and `pad` of `tokenizer_file`."""
         known = () if name in ("bytes", "grammar") else ("sha256", "eos", "pad")
-        for option in options.keys() - {*known}:
-            expected = nearest(option, known) if known else "expected none"
-            raise InputError(f"tokenizer {name} has no option {option!r}: {expected}")
+        check_options(f"tokenizer {name}", options, known)
         if name == "bytes":
             return Bytes()
         if name == "grammar":

@@ -12,6 +12,7 @@ description never holds its values.
 import dataclasses
 import math
 import re
+from collections.abc import Iterable
 from typing import Any, Protocol, TypedDict
 
 import jax
@@ -97,8 +98,7 @@ class Dataclasses:
     def make(self, name: str, **options: Any) -> Any:
         """A new object of the class of that name, whose constructor checks its fields."""
         cls = self.declaration(name)
-        for option in options.keys() - field_types(cls).keys():
-            raise InputError(f"{self.label} {name} has no option {option!r}: {nearest(option, field_types(cls))}")
+        check_options(f"{self.label} {name}", options, field_types(cls))
         return cls(**{option: from_json(value) for option, value in options.items()})
 
     def describe(self, part: Any) -> Description | None:
@@ -126,6 +126,18 @@ class Dataclasses:
         if name not in self.table:
             raise InputError(f"{self.label} = {name!r} is not known: {nearest(name, self.table)}")
         return self.table[name]
+
+
+def check_options(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse options that are not known.
+
+    Raises:
+        InputError: with the nearest known ones.
+    """
+    known = [*known]
+    for option in {*given} - {*known}:
+        expected = nearest(option, known) if known else "expected none"
+        raise InputError(f"{owner} has no option {option!r}: {expected}")
 
 
 def dataclass_options(part: Any) -> dict[str, bool]:
