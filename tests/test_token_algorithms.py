@@ -14,8 +14,11 @@ from pgjax.alignment import data as data_parts
 from pgjax.alignment.models import Prompt
 from pgjax.alignment.reward_model import score_at_last
 from pgjax.alignment.scoring import EnsembleOptions, of_members
+from pgjax.alignment.tokenizers import Words
 from pgjax.core.errors import InputError
+from pgjax.core.hyperparameters import Scalar, field, pytree
 from pgjax.running.population import copies, differing
+from pgjax.sweeping.space import leaves_named, with_setting
 
 
 @pytest.fixture(scope="module")
@@ -343,8 +346,35 @@ def test_bad_input_is_refused(name, fields, message, tiny_token_algorithm):
 def test_a_reward_model_of_another_tokenizer_is_refused(rlhf, reward_models):
     algorithm, states = reward_models
     reward = dataclasses.replace(reward_of(algorithm, states), tokenizer=alignment.TOKENIZERS.make("bytes"))
-    with pytest.raises(InputError, match=r"RLHF.reward has another tokenizer than the model: Bytes\(\) instead of"):
+    with pytest.raises(InputError, match=r"RLHF.reward has another tokenizer than the model: bytes instead of grammar"):
         dataclasses.replace(rlhf, reward=reward)
+
+
+@pytest.mark.parametrize("name", ["sentiment", "grammatical"])
+def test_rewards_for_the_words_of_the_grammar_are_refused_for_other_tokens(rlhf, name):
+    """They would take the ids for other words, and say something."""
+    letters = dataclasses.replace(rlhf.model, tokenizer=Words(("a", "b")))
+    with pytest.raises(InputError, match=r"RLHF.reward has another tokenizer than the model: grammar instead of"):
+        alignment.RLHF(letters, alignment.REWARDS.make(name), max_tokens=5)
+
+
+@pytree
+class LengthReward:
+    """A reward of somebody's own, with a number that can be swept."""
+
+    target: Scalar = field("tokens", default=3.0)
+
+    def __call__(self, prompt, tokens, mask):
+        return -((mask.sum(axis=1) - self.target) ** 2)
+
+
+def test_a_reward_of_somebodys_own_is_called_as_one_and_its_numbers_are_axes(rlhf):
+    algorithm = with_setting(dataclasses.replace(rlhf, reward=LengthReward()), {"target": 2.0})
+    assert algorithm.reward.target == 2.0
+    assert sum(leaves_named(algorithm, ["target"])) == 1
+    prompt, mask = Prompt(jnp.zeros((2, 1)), jnp.ones((2, 1))), jnp.array([[1, 1, 0, 0, 0], [1, 0, 0, 0, 0]], bool)
+    completion = alignment.Generation(jnp.zeros((2, 5), int), jnp.zeros((2, 5)), mask)
+    np.testing.assert_array_equal(algorithm.rewarded(prompt, completion), [0.0, -1.0])
 
 
 def test_rewards_of_another_shape_are_refused_before_anything_compiles(rlhf):

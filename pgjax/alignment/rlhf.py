@@ -21,10 +21,11 @@ from pgjax.alignment.reward_model import init_score, score_of
 from pgjax.alignment.rewards import KL_ESTIMATORS, token_rewards, whiten
 from pgjax.alignment.scoring import REWARDS, ModelReward, Reward, as_reward
 from pgjax.alignment.supervised import SHARE_TOKENS, check_batches, held_out_rows
+from pgjax.alignment.tokenizers import TOKENIZERS
 from pgjax.core.algorithm import EVALUATION_STREAM, Key, Metrics, Params, Scores
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytree
-from pgjax.core.parts import plain_repr
+from pgjax.core.parts import part_name
 from pgjax.learning import losses, returns
 from pgjax.learning.optimizers import scheduled
 from pgjax.networks.distributions import Categorical, Distribution
@@ -358,12 +359,10 @@ def _check(algorithm: RLHF) -> None:
         raise InputError(
             f"RLHF.num_minibatches = {algorithm.num_minibatches} does not divide batch_size = {batch_size}"
         )
-    tokenizer = getattr(algorithm.reward, "tokenizer", model.tokenizer)
+    tokenizer = getattr(algorithm.reward, "tokenizer", None) or model.tokenizer
     if tokenizer != model.tokenizer:
-        raise InputError(
-            f"RLHF.reward has another tokenizer than the model: {plain_repr(tokenizer)} instead of "
-            f"{plain_repr(model.tokenizer)}"
-        )
+        names = [part_name(TOKENIZERS, each) for each in (tokenizer, model.tokenizer)]
+        raise InputError(f"RLHF.reward has another tokenizer than the model: {names[0]} instead of {names[1]}")
 
 
 def _check_reward(algorithm: RLHF) -> None:

@@ -15,22 +15,17 @@ from pgjax.alignment import grammar
 from pgjax.alignment.generation import Generation
 from pgjax.alignment.models import Prompt, check_digest, digest_of, is_run, kind_of_model, nested
 from pgjax.alignment.reward_model import Reference, score_at_last
-from pgjax.alignment.tokenizers import Tokenizer
+from pgjax.alignment.tokenizers import TOKENIZERS, Tokenizer
 from pgjax.core.algorithm import Params
 from pgjax.core.errors import InputError, nearest
-from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytree
-from pgjax.core.parts import Description, dataclass_options, plain_repr, to_json
+from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, field_types, pytree
+from pgjax.core.parts import Description, check_options, dataclass_options, plain_repr, to_json
 from pgjax.networks.transformer import Transformer
 from pgjax.running.checkpoint import load_under
 from pgjax.running.directory import read_config
 
 RewardFunction: TypeAlias = Callable[[Array, Array, Array], Array]
 """(tokens `[B, T]`, mask `[B, T]`, prompt `[B, P]`) -> one number per completion `[B]`, or per token `[B, T]`."""
-
-REWARD_FUNCTIONS: dict[str, RewardFunction] = {
-    "sentiment": grammar.sentiment,
-    "grammatical": grammar.is_grammatical,
-}
 
 
 @runtime_checkable
@@ -44,26 +39,34 @@ class Reward(Protocol):
         ...
 
 
+@pytree
+class TracedReward:
+    """A function of tokens that jax traces."""
+
+    function: RewardFunction
+    tokenizer: Tokenizer | None = None
+    """Whose tokens it knows; None for any."""
+
+    def __call__(self, prompt: Prompt, tokens: Array, mask: Array) -> Array:
+        """As a `Reward`; in float32."""
+        return jnp.asarray(self.function(tokens, mask, prompt.tokens), jnp.float32)
+
+
+NAMED_REWARDS = {
+    "sentiment": TracedReward(grammar.sentiment, TOKENIZERS.make("grammar")),
+    "grammatical": TracedReward(grammar.is_grammatical, TOKENIZERS.make("grammar")),
+}
+
+
 def register_reward(name: str, function: RewardFunction) -> None:
     """Make a reward function known by a name, so that configs and the command line can name it.
 
     Raises:
         InputError: the name is taken.
     """
-    if name in REWARD_FUNCTIONS:
-        raise InputError(f"reward = {name!r} is taken: expected another name than {', '.join(REWARD_FUNCTIONS)}")
-    REWARD_FUNCTIONS[name] = function
-
-
-@pytree
-class TracedReward:
-    """A function of tokens that jax traces."""
-
-    function: RewardFunction
-
-    def __call__(self, prompt: Prompt, tokens: Array, mask: Array) -> Array:
-        """As a `Reward`; in float32."""
-        return self.function(tokens, mask, prompt.tokens).astype(jnp.float32)
+    if name in NAMED_REWARDS:
+        raise InputError(f"reward = {name!r} is taken: expected another name than {', '.join(NAMED_REWARDS)}")
+    NAMED_REWARDS[name] = TracedReward(function)
 
 
 @pytree
@@ -146,7 +149,7 @@ class Rewards:
     @property
     def sentence(self) -> str:
         """What there is."""
-        return f"a run of a reward model by its path, or one of: {', '.join(REWARD_FUNCTIONS)}"
+        return f"a run of a reward model by its path, or one of: {', '.join(NAMED_REWARDS)}"
 
     def make(self, name: str, sha256: str | None = None, **options: Any) -> Any:
         """The reward of that name; `sha256` is the digest that the parameters of a reward model must have.
@@ -154,17 +157,14 @@ class Rewards:
         Raises:
             InputError: there is no such reward, it is not the one it was, or an option is not accepted.
         """
-        if name not in REWARD_FUNCTIONS:
-            return self._of_run(name, sha256, EnsembleOptions(**options))
-        for option in options:
-            raise InputError(f"reward {name} has no option {option!r}: only a reward model has options")
-        return TracedReward(REWARD_FUNCTIONS[name])
+        check_options(f"reward {name}", options, () if name in NAMED_REWARDS else field_types(EnsembleOptions))
+        return NAMED_REWARDS[name] if name in NAMED_REWARDS else self._of_run(name, sha256, EnsembleOptions(**options))
 
     def _of_run(self, path: str, sha256: str | None, options: EnsembleOptions) -> ModelReward:
         try:
             known = is_run(path)
         except InputError as error:
-            raise InputError(f"reward = {path!r} is not known: {nearest(path, REWARD_FUNCTIONS)}; {error}") from error
+            raise InputError(f"reward = {path!r} is not known: {nearest(path, NAMED_REWARDS)}; {error}") from error
         config = read_config(path) if known else {}
         if config.get("algorithm") != "reward-model":
             raise InputError(f"reward = {path!r} is not accepted: expected the run of a reward model")
@@ -176,12 +176,13 @@ class Rewards:
         completions = Reference(Prompt(**reference["prompt"]), Generation(**reference["completion"]))
         params, completions = jax.tree.map(jnp.asarray, (params, completions))
         reward = of_members(network, tokenizer, params, completions, options)
-        check_digest("reward", path, digest_of(reward.params), sha256)
-        return dataclasses.replace(reward, path=path, sha256=digest_of(reward.params))
+        digest = digest_of(reward.params)
+        check_digest("reward", path, digest, sha256)
+        return dataclasses.replace(reward, path=path, sha256=digest)
 
     def describe(self, part: Any) -> Description | None:
         """The path with the digest and the options, or the name of a function; None for what is made in code."""
-        names = {function: name for name, function in REWARD_FUNCTIONS.items()}
+        names = {reward.function: name for name, reward in NAMED_REWARDS.items()}
         if isinstance(part, TracedReward) and part.function in names:
             return {"name": names[part.function], "options": {}}
         if not isinstance(part, ModelReward) or not part.path:
@@ -196,12 +197,14 @@ class Rewards:
         return dataclasses.replace(part, **options)
 
     def options(self, part: Any) -> dict[str, bool]:
-        """Of reward models, how they are reduced; a function has none."""
-        return dataclass_options(part.options) if isinstance(part, ModelReward) else {}
+        """Of reward models, how they are reduced; a function has none. Of somebody's own reward, its fields."""
+        if isinstance(part, (TracedReward, HostReward)):
+            return {}
+        return dataclass_options(part.options if isinstance(part, ModelReward) else part)
 
     def declaration(self, name: str) -> type | None:
         """`EnsembleOptions` for reward models."""
-        return None if name in REWARD_FUNCTIONS else EnsembleOptions
+        return None if name in NAMED_REWARDS else EnsembleOptions
 
 
 REWARDS = Rewards()
@@ -226,13 +229,11 @@ def of_members(
 
 
 def as_reward(reward: Any) -> Any:
-    """A `Reward` as it is, and a function of tokens as one.
+    """A `Reward` as it is, which jax must know as a pytree, and a function of tokens as one.
 
     Raises:
         InputError: it is neither.
     """
-    if isinstance(reward, (TracedReward, HostReward, ModelReward)):
-        return reward
     if not callable(reward):
         raise InputError(f"reward = {plain_repr(reward)} is not accepted: expected {(Reward.__doc__ or '').strip()}")
-    return TracedReward(reward)
+    return TracedReward(reward) if jax.tree_util.all_leaves([reward]) else reward
