@@ -53,6 +53,24 @@ def test_adam_clips_the_global_norm_over_the_whole_tree():
         np.testing.assert_allclose([params["huge"][0], params["small"][0]], expected, rtol=1e-4)
 
 
+def test_adam_on_many_parameters_takes_the_steps_of_one_vector(monkeypatch):
+    params = {"kernel": normal(3, 2), "bias": normal(2, seed=1)}
+    gradients = [jax.tree.map(lambda x, i=i: 10.0**i * x[::-1], params) for i in (-3, 1, 0)]
+
+    def trained():
+        state, at = optimizers.adam(0.01, 0.5).init(params), params
+        for gradient in gradients:
+            at, state = adam_step(0.01, 0.5, at, state, gradient)
+        return at, optax.tree_utils.tree_get(state, "mu")
+
+    few, vector = trained()
+    monkeypatch.setattr(optimizers, "FEW", 7)
+    many, by_array = trained()
+    assert vector.shape == (8,)
+    assert jax.tree.map(jnp.shape, by_array) == jax.tree.map(jnp.shape, params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), many, few)
+
+
 def test_clipped_gradient_keeps_its_direction():
     """Adam's first moment after one step is a tenth of the clipped gradient."""
     params, gradient = {"a": array(0.0), "b": array(0.0)}, {"a": array(4000.0), "b": array(3.0)}

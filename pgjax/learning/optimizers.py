@@ -17,14 +17,28 @@ Carry = TypeVar("Carry")
 Schedule: TypeAlias = Literal["constant", "linear", "cosine", "robbins_monro"]
 
 
+FEW = 2**20
+"""Up to so many parameters one vector of them all is faster than their arrays; beyond, it costs time and memory."""
+
+
 def adam(learning_rate: Scalar, max_grad_norm: Scalar) -> optax.GradientTransformation:
     """Adam (Kingma & Ba, 2015; epsilon 1e-5) on gradients scaled down to a global norm of at most `max_grad_norm`.
 
     Its state does not depend on the arguments, so it is built anew from traced hyperparameters in every step. It works
-    on one flat vector: a few operations instead of a few for each parameter array. Its moments are in float32.
+    on one flat vector if parameters are `FEW`: a few operations instead of a few for each array. Its moments are in
+    float32.
     """
+    by_array = optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5))
+    flat = optax.flatten(by_array)
+
+    def of(tree: Any) -> optax.GradientTransformation:
+        return flat if sum(x.size for x in jax.tree.leaves(tree)) <= FEW else by_array
+
     return _exact(
-        optax.flatten(optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5)))
+        optax.GradientTransformation(
+            lambda params: of(params).init(params),
+            lambda grads, state, params=None: of(grads).update(grads, state, params),
+        )
     )
 
 
