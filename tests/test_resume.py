@@ -82,16 +82,15 @@ def assert_same_run(a, b):
         np.testing.assert_array_equal(states[0][name], states[1][name], err_msg=name)
 
 
-def whole_and_stopped(base, names, tiny_algorithm):
-    """Every case from start to end, and the same stopped by SIGTERM after iteration 3, both on disk."""
+def whole_and_stopped(base, cases):
+    """Every case, an algorithm of 6 iterations and how it is kept, from start to end, and the same stopped by SIGTERM
+    after iteration 3, both on disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "CHUNK_SECONDS", 0.0)
-        for name in names:
-            algorithm, settings = case(name, tiny_algorithm)
+        for name, (algorithm, settings) in cases.items():
             pgjax.run(algorithm, 5, base / name / "whole", progress=False, **settings)
         stop_at(patch, 3)
-        for name in names:
-            algorithm, settings = case(name, tiny_algorithm)
+        for name, (algorithm, settings) in cases.items():
             with pytest.raises(pgjax.Interrupted, match=r"stopped by SIGTERM after iteration 3 of 6 .* pgjax resume"):
                 pgjax.run(algorithm, 5, base / name / "stopped", progress=False, **settings)
             assert status(base / name / "stopped") == "interrupted"
@@ -109,7 +108,8 @@ def assert_they_end_alike(base, names):
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny_algorithm, tmp_path_factory):
-    return whole_and_stopped(tmp_path_factory.mktemp("resume"), CASES, tiny_algorithm)
+    cases = {name: case(name, tiny_algorithm) for name in CASES}
+    return whole_and_stopped(tmp_path_factory.mktemp("resume"), cases)
 
 
 def test_a_stopped_run_continues_to_the_same_bits_in_a_new_process(undisturbed):
@@ -119,7 +119,8 @@ def test_a_stopped_run_continues_to_the_same_bits_in_a_new_process(undisturbed):
 
 @pytest.mark.slow
 def test_every_other_algorithm_and_network_continues_to_the_same_bits_too(tiny_algorithm, tmp_path):
-    assert_they_end_alike(whole_and_stopped(tmp_path, MORE_CASES, tiny_algorithm), MORE_CASES)
+    cases = {name: case(name, tiny_algorithm) for name in MORE_CASES}
+    assert_they_end_alike(whole_and_stopped(tmp_path, cases), cases)
 
 
 def test_members_of_a_population_are_the_runs_of_their_seeds(undisturbed, tiny_algorithm, train):

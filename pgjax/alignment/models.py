@@ -20,7 +20,7 @@ from pgjax.core.parts import Dataclasses, Description, Kind, check_options, data
 from pgjax.networks.pretrained import load_pretrained
 from pgjax.networks.transformer import Transformer
 from pgjax.running.checkpoint import load_under
-from pgjax.running.directory import read_config, read_json
+from pgjax.running.directory import holds_sweep, read_config, read_json
 
 TEXT_NETWORKS = Dataclasses("network", {"transformer": Transformer})
 KINDS: dict[str, Kind] = {"network": TEXT_NETWORKS, "tokenizer": TOKENIZERS}
@@ -138,6 +138,8 @@ def is_run(path: str) -> bool:
         InputError: there is neither a run nor a model.
     """
     config = Path(path) / "config.json"
+    if holds_sweep(Path(path)):
+        raise InputError(f"{path} holds a sweep: save one of its members as a run, with save_member")
     if not config.exists():
         raise InputError(f"{path} holds neither a run nor a Hugging Face model: it has no config.json")
     return "algorithm" in read_json(config)
@@ -169,7 +171,8 @@ def kind_of_model(config: dict[str, Any], path: str) -> tuple[Transformer, Token
     """
     parts = config["parts"]
     described = parts if "tokenizer" in parts else parts.get("model", {}).get("options", {}).get("of", {})
-    if not isinstance(config["algorithm"], str) or not all(described.get(name) for name in ("network", "tokenizer")):
+    known = all("options" in (described.get(name) or {}) for name in KINDS)
+    if not isinstance(config["algorithm"], str) or not known:
         raise InputError(f"model = {path!r} is not accepted: the run there trains no language model that we know")
     made = [kind.make(described[name]["name"], **described[name]["options"]) for name, kind in KINDS.items()]
     return made[0], made[1]
@@ -182,9 +185,9 @@ def nested(leaves: dict[str, Any], config: dict[str, Any], member: int | None) -
         InputError: there is no such member.
     """
     members = config["seeds"]
+    if member is not None and member >= (members or 1):
+        raise InputError(f"member = {member} is not accepted: expected one from 0 to {(members or 1) - 1}")
     if members is not None and member is not None:
-        if member >= members:
-            raise InputError(f"member = {member} is not accepted: the run has {members} members")
         leaves = {name: leaf[member] for name, leaf in leaves.items()}
     tree: Params = {}
     for name, leaf in leaves.items():
