@@ -144,6 +144,12 @@ def test_restrictions_keep_what_a_slow_reference_keeps(setting):
     np.testing.assert_allclose(ours, [reference_restriction(row, *setting) for row in logits], rtol=1e-5)
 
 
+def test_all_of_the_probability_is_all_tokens():
+    """However little is left when the sum has come to 1 in float32."""
+    logits = jnp.array([[30.0, 0.0, -1.0, -2.0]])
+    np.testing.assert_array_equal(restricted(logits, 1.0, 3, 1.0, 0.0), [[30.0, 0.0, -1.0, -np.inf]])
+
+
 def test_restricted_samples_are_within_and_say_their_own_probability(params):
     found = generate(TINY, params, [[0, 1, 2]] * 24, jax.random.key(0), 6, top_k=2)
     logits = np.tile(TINY.logits(params, jnp.array([[0, 1, 2]]))[:, -1], (24, 1))
@@ -184,12 +190,14 @@ def test_half_precision_computes_in_it_and_says_so_in_float32(params):
     [
         ({"prompts": [[0, 5]]}, r"token 5 is not accepted: expected ids below vocab = 5"),
         ({"prompts": [[0], []]}, "a prompt without tokens"),
+        ({"prompts": []}, "a prompt without tokens"),
         ({"prompts": jnp.array([[0, 1]]), "mask": jnp.array([[True, False]])}, "padded on the right"),
         ({"max_tokens": 14}, r"longer than the context of the model: expected at most context = 16"),
         ({"max_tokens": 0}, r"max_tokens = 0"),
         ({"temperature": -1.0}, r"temperature = -1.0 is not accepted: expected a number in \[0, inf\)"),
         ({"top_p": 0.0}, r"top_p = 0.0"),
         ({"top_k": 1.5}, r"top_k = 1.5"),
+        ({"top_k": float("inf")}, r"top_k = inf"),
         ({"min_p": 2}, r"min_p = 2"),
     ],
 )

@@ -63,8 +63,8 @@ def generate(
         pad: what fills the rest.
 
     Raises:
-        InputError: a prompt without tokens, a token outside the vocabulary, prompts and completions longer than the
-            model's context, or a setting that is not accepted.
+        InputError: no prompt or one without tokens, a token outside the vocabulary, prompts and completions longer than
+            the model's context, or a setting that is not accepted.
     """
     tokens: Any = prompts
     real: Any = mask
@@ -83,10 +83,11 @@ def generate(
 
 def left_padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[np.ndarray, np.ndarray]:
     """Lists of tokens as an array whose rows end with them, and which of its entries are real."""
-    width = max(map(len, prompts), default=0)
+    shape = len(prompts), max(map(len, prompts), default=0)
+    width = shape[1]
     tokens = np.array([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], np.int32)
     real = np.array([[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts], bool)
-    return tokens, real
+    return tokens.reshape(shape), real.reshape(shape)
 
 
 def restricted(
@@ -104,7 +105,8 @@ def restricted(
     ordered = jnp.where((top_k > 0) & (rank >= top_k), -jnp.inf, ordered)
     probability = jax.nn.softmax(ordered)
     before = jnp.cumsum(probability, axis=-1) - probability
-    kept = (ordered > -jnp.inf) & ((before < top_p) | (rank == 0)) & (probability >= min_p * probability[:, :1])
+    within = (before < top_p) | (rank == 0) | (top_p >= 1.0)  # sums of float32 reach 1 before the last token
+    kept = (ordered > -jnp.inf) & within & (probability >= min_p * probability[:, :1])
     least = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
     return jnp.where(scaled >= least, scaled, -jnp.inf)
 
@@ -158,7 +160,7 @@ def _check_settings(max_tokens: int, temperature: Any, top_k: Any, top_p: Any, m
         raise InputError(f"generate: max_tokens = {max_tokens!r} is not accepted: expected a whole number (int) >= 1")
     bounds = {
         "temperature": (temperature, lambda x: x >= 0 and np.isfinite(x), "a number in [0, inf)"),
-        "top_k": (top_k, lambda x: x >= 0 and x == int(x), "a whole number >= 0, where 0 keeps all tokens"),
+        "top_k": (top_k, lambda x: x >= 0 and np.isfinite(x) and x == int(x), "a whole number >= 0, where 0 keeps all tokens"),
         "top_p": (top_p, lambda x: 0 < x <= 1, "a number in (0, 1]"),
         "min_p": (min_p, lambda x: 0 <= x <= 1, "a number in [0, 1]"),
     }
