@@ -89,8 +89,8 @@ def test_what_is_held_out_never_trains_and_what_trains_is_never_judged(sft, init
 def reference_credit(rlhf, rollout, beta):
     """Advantages and value targets of every row, one token after another."""
     tokens, _, mask = map(np.asarray, rollout.completion)
-    ratio = np.asarray(rollout.policy.log_prob(tokens.T) - rollout.reference.log_prob(tokens.T)).T
-    value = np.asarray(rollout.value).T
+    ratio = np.asarray(rollout.reading.log_prob - rollout.reading.ref_log_prob).T
+    value = np.asarray(rollout.reading.value).T
     advantages, targets = np.zeros(tokens.shape), np.zeros(tokens.shape)
     for b in range(tokens.shape[0]):
         n = int(mask[b].sum())
@@ -128,10 +128,10 @@ def test_credit_is_that_of_a_slow_loop(rlhf, moved, score_at):
     np.testing.assert_allclose(np.where(mask, samples.advantage.T, 0.0), advantages, atol=1e-5)
     np.testing.assert_allclose(np.where(counted, samples.value_target.T, 0.0), targets, atol=1e-5)
     assert counted.sum() == mask.sum() + (mask.shape[0] if score_at == "after" else 0)
-    log_ratio = np.asarray(rollout.reference.log_prob(rollout.completion.tokens.T) - samples.log_prob).T
+    log_ratio = np.asarray(rollout.reading.ref_log_prob - samples.log_prob).T
     assert float(metrics["kl_k3"]) == pytest.approx((np.expm1(log_ratio) - log_ratio)[mask].sum() / 8, rel=1e-4)
     assert float(metrics["length"]) == mask.sum() / 8
-    entropy = np.asarray(rollout.policy.entropy()).T[mask].mean()
+    entropy = np.asarray(rollout.reading.entropy).T[mask].mean()
     assert float(metrics["entropy"]) == pytest.approx(entropy, rel=1e-5)
 
 
@@ -160,6 +160,24 @@ def test_after_the_end_there_is_a_value_and_no_choice(rlhf, moved):
     assert (advantage.mean(), advantage.std()) == pytest.approx((0.0, 1.0), abs=1e-5)
 
 
+def test_completions_are_read_in_parts_as_at_once(rlhf, moved):
+    """Seven rows, two at a time."""
+    rows = rlhf.data.train
+    prompt = Prompt(rows.prompt[:7], rows.prompt_mask[:7])
+    tokens = jax.random.randint(jax.random.key(0), (7, 5), 0, rlhf.model.tokenizer.vocab)
+
+    @jax.jit
+    def both(params):
+        policy = rlhf.network.distribution(params["policy"], prompt, tokens)
+        reference = rlhf.network.distribution(rlhf.model.params, prompt, tokens)
+        value = rlhf.network.value(params["critic"], prompt, tokens)
+        at_once = value, policy.log_prob(tokens.T), reference.log_prob(tokens.T), policy.kl(reference), policy.entropy()
+        return dataclasses.replace(rlhf, micro_batches=4).read(params, prompt, tokens), at_once
+
+    in_parts, at_once = both(moved.params)
+    chex.assert_trees_all_close(tuple(in_parts), at_once, atol=1e-5)
+
+
 def test_ratios_start_at_one(rlhf, moved, step):
     _, metrics = step(dataclasses.replace(rlhf, learning_rate=0.0), moved)
     assert float(metrics["approx_kl"]) < 1e-9
@@ -178,7 +196,7 @@ def test_with_one_token_and_no_penalty_the_gradient_is_that_of_a2c(rlhf, moved):
 
         def a2c(params):
             _, output = bandit.network.unroll(params, rollout.prompt, rollout.obs, samples.reset)
-            advantage = rollout.reward - rollout.value[0]
+            advantage = rollout.reward - rollout.reading.value[0]
             policy_loss = losses.policy_gradient(output.distribution.log_prob(samples.action)[0], advantage)
             return jnp.mean(policy_loss + 0.5 * losses.value_loss(output.value[0], rollout.reward))
 

@@ -6,7 +6,8 @@ and what is left is PPO.
 """
 
 import dataclasses
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytr
 from pgjax.core.parts import part_name
 from pgjax.learning import losses, returns
 from pgjax.learning.optimizers import scheduled
-from pgjax.networks.distributions import Categorical, Distribution
+from pgjax.networks.distributions import Categorical
 from pgjax.networks.network import Memory, Output
 from pgjax.networks.transformer import Transformer
 
@@ -62,10 +63,29 @@ class TokenPolicy(NamedTuple):
     def unroll(self, params: Params, memory: Prompt, obs: Array, reset: Array) -> tuple[Memory, Output]:
         """Teacher forcing: obs `[T, B]` are the last token of the prompt and all of the completion but its last."""
         tokens = jnp.concatenate([obs[1:], obs[-1:]]).T  # the last one is read by nothing
-        logits = completion_logits(self.policy, params["policy"], memory, tokens) / self.temperature
-        hidden = completion_hidden(self.critic, params["critic"]["model"], memory, tokens)
-        value = score_of(params["critic"]["score"], hidden)
-        return memory, Output(Categorical(logits.swapaxes(0, 1)), value.T)
+        policy = self.distribution(params["policy"], memory, tokens)
+        return memory, Output(policy, self.value(params["critic"], memory, tokens))
+
+    def distribution(self, params: Params, prompt: Prompt, tokens: Int[Array, "B T"]) -> Categorical:
+        """What each token of the completions was sampled from, `[T, B]`, by a policy with these parameters."""
+        logits = completion_logits(self.policy, params, prompt, tokens)
+        return Categorical(logits.swapaxes(0, 1) / self.temperature)
+
+    def value(self, params: Params, prompt: Prompt, tokens: Int[Array, "B T"]) -> Float[Array, "T B"]:
+        """What a critic with these parameters says before each token of the completions."""
+        return score_of(params["score"], completion_hidden(self.critic, params["model"], prompt, tokens)).T
+
+
+class Reading(NamedTuple):
+    """What is known of completions once they are read again, `[T, B]` each."""
+
+    value: Float[Array, "T B"]
+    log_prob: Float[Array, "T B"]
+    ref_log_prob: Float[Array, "T B"]
+    """Of the same tokens, under the model that the run starts from."""
+    kl: Float[Array, "T B"]
+    """KL(pi || pi_ref) over the whole vocabulary."""
+    entropy: Float[Array, "T B"]
 
 
 class Rollout(NamedTuple):
@@ -76,10 +96,7 @@ class Rollout(NamedTuple):
     obs: Int[Array, "T B"]
     """The token before each."""
     reward: Float[Array, "B"] | Float[Array, "B T"]
-    policy: Distribution
-    """`[T, B]`, that of the model the run starts from, too."""
-    reference: Distribution
-    value: Float[Array, "T B"]
+    reading: Reading
 
 
 @pytree
@@ -210,9 +227,7 @@ class RLHF(ProximalUpdate):
         if self.score_at == "after":
             completion = Generation(*(jnp.pad(x, ((0, 0), (0, 1))) for x in completion))
         obs = jnp.concatenate([prompt.tokens[:, -1:], completion.tokens[:, :-1]], axis=1).T
-        _, output = self.network.unroll(state.params, prompt, obs, jnp.zeros(obs.shape, bool))
-        reference = self.policy(self.model.params, prompt, completion)
-        return Rollout(prompt, completion, obs, reward, output.distribution, reference, output.value)
+        return Rollout(prompt, completion, obs, reward, self.read(state.params, prompt, completion.tokens))
 
     def sampled(self, params: Params, prompt: Prompt, key: Key) -> Generation:
         """A completion for each prompt, of a policy with these parameters."""
@@ -221,10 +236,20 @@ class RLHF(ProximalUpdate):
             self.model.network, params, prompt.tokens, key, self.max_tokens, self.temperature, mask=prompt.mask, **ends
         )
 
-    def policy(self, params: Params, prompt: Prompt, completion: Generation) -> Categorical:
-        """That of a language model with these parameters at every token of the completions, `[T, B]`."""
-        logits = completion_logits(self.model.network, params, prompt, completion.tokens)
-        return Categorical(logits.swapaxes(0, 1) / self.temperature)
+    def read(self, params: Params, prompt: Prompt, tokens: Int[Array, "B T"]) -> Reading:
+        """Policy, critic and reference on completions, as many rows at once as `micro_batches` leaves of a batch: the
+        logits of all would need most of the memory."""
+
+        def of_part(rows: tuple[Prompt, Array]) -> Reading:
+            prompt, tokens = rows
+            policy, reference = (
+                self.network.distribution(each, prompt, tokens) for each in (params["policy"], self.model.params)
+            )
+            value = self.network.value(params["critic"], prompt, tokens)
+            log_prob, ref_log_prob = (each.log_prob(tokens.T) for each in (policy, reference))
+            return _transposed(Reading(value, log_prob, ref_log_prob, policy.kl(reference), policy.entropy()))
+
+        return _transposed(_in_parts(of_part, (prompt, tokens), self.batch_size // self.micro_batches))
 
     def rewarded(self, prompt: Prompt, completion: Generation) -> Array:
         """What the reward says of the completions, in float32."""
@@ -238,36 +263,31 @@ class RLHF(ProximalUpdate):
 
     def credit(self, rollout: Rollout, beta: Scalar) -> tuple[Samples, dict[str, Array]]:
         """Generalised advantages over the tokens of each completion, and what is to be known of the batch."""
-        mask = rollout.completion.mask
+        mask, reading = rollout.completion.mask, rollout.reading
         steps = mask
         if self.score_at == "after":
             steps |= jnp.arange(mask.shape[1]) == jnp.sum(mask, axis=1)[:, None]
-        action = rollout.completion.tokens.T
-        log_prob, ref_log_prob = (policy.log_prob(action) for policy in (rollout.policy, rollout.reference))
-        reward, score = self.token_rewards(rollout, log_prob.T, ref_log_prob.T, beta)
+        reward, score = self.token_rewards(rollout, beta)
         if self.whiten_rewards:
             reward = whiten(reward, steps, shift_mean=False)
-        next_value = jnp.concatenate([rollout.value[1:], rollout.value[-1:]])
+        next_value = jnp.concatenate([reading.value[1:], reading.value[-1:]])
         last = (steps & ~jnp.pad(steps[:, 1:], ((0, 0), (0, 1)))).T
         truncated = jnp.zeros_like(last)
-        advantage = returns.gae(reward.T, rollout.value, next_value, last, truncated, self.gamma, self.gae_lambda)
+        advantage = returns.gae(reward.T, reading.value, next_value, last, truncated, self.gamma, self.gae_lambda)
         samples = Samples(
             obs=rollout.obs,
             reset=truncated,
-            action=action,
-            log_prob=log_prob,
-            value=rollout.value,
+            action=rollout.completion.tokens.T,
+            log_prob=reading.log_prob,
+            value=reading.value,
             advantage=advantage,
-            value_target=advantage + rollout.value,
+            value_target=advantage + reading.value,
             weight=steps.T.astype(jnp.float32),
             is_choice=mask.T,
         )
-        metrics = self.statistics(rollout, score, ref_log_prob - log_prob)
-        return self.normalized(samples), metrics
+        return self.normalized(samples), self.statistics(rollout, score)
 
-    def token_rewards(
-        self, rollout: Rollout, log_prob: Array, ref_log_prob: Array, beta: Scalar
-    ) -> tuple[Float[Array, "B T"], Float[Array, "B"]]:
+    def token_rewards(self, rollout: Rollout, beta: Scalar) -> tuple[Float[Array, "B T"], Float[Array, "B"]]:
         """What each token earns, and each completion without the KL penalty."""
         mask = rollout.completion.mask
         score = jnp.where(self.ended(rollout.completion), 0.0, -self.eos_penalty)
@@ -276,32 +296,31 @@ class RLHF(ProximalUpdate):
             score += rollout.reward
         else:
             per_token = jnp.where(mask, per_token.at[:, : self.max_tokens].set(rollout.reward), 0.0)
-        at_end = token_rewards(score, log_prob, ref_log_prob, mask, beta, at=self.score_at)
+        log_probs = rollout.reading.log_prob.T, rollout.reading.ref_log_prob.T
+        at_end = token_rewards(score, *log_probs, mask, beta, at=self.score_at)
         return at_end + per_token, score + jnp.sum(per_token, axis=1)
 
     def ended(self, completion: Generation) -> Bool[Array, "B"]:
         """Whether each completion has come to its EOS."""
         return jnp.any((completion.tokens == self.model.tokenizer.eos) & completion.mask, axis=1)
 
-    def statistics(
-        self, rollout: Rollout, score: Float[Array, "B"], log_ratio: Float[Array, "T B"]
-    ) -> dict[str, Array]:
+    def statistics(self, rollout: Rollout, score: Float[Array, "B"]) -> dict[str, Array]:
         """Means over completions of what is summed over their tokens, and over tokens of the entropy.
 
         `kl_to_start` is the sum over the tokens of KL(pi || pi_ref) over the whole vocabulary; `kl_k1`, `kl_k2`,
         `kl_k3` are the sums of its estimates from the sampled tokens.
         """
-        real = rollout.completion.mask.T
+        real, reading = rollout.completion.mask.T, rollout.reading
 
         def per_completion(x: Float[Array, "T B"]) -> Array:
             return jnp.mean(jnp.sum(jnp.where(real, x, 0.0), axis=0))
 
-        kl = per_completion(rollout.policy.kl(rollout.reference))
+        log_ratio = reading.ref_log_prob - reading.log_prob
         estimates = {f"kl_{name}": per_completion(kl_of(log_ratio)) for name, kl_of in KL_ESTIMATORS.items()}
         return estimates | {
             "reward": jnp.mean(score),
-            "kl_to_start": kl,
-            "entropy": losses.masked_mean(rollout.policy.entropy(), real),
+            "kl_to_start": per_completion(reading.kl),
+            "entropy": losses.masked_mean(reading.entropy, real),
             "eos_rate": jnp.mean(self.ended(rollout.completion)),
             "length": jnp.mean(jnp.sum(real, axis=0, dtype=jnp.float32)),
         }
@@ -324,14 +343,11 @@ class RLHF(ProximalUpdate):
             for i, params in enumerate((state.params["policy"], self.model.params))
         )
         score, start_score = (self.total_reward(prompt, each) for each in (completion, by_start))
-        policy, reference = (
-            self.policy(params, prompt, completion) for params in (state.params["policy"], self.model.params)
-        )
-        real = completion.mask.T
+        real, reading = completion.mask.T, self.read(state.params, prompt, completion.tokens)
         return {
             "reward": jnp.mean(score),
-            "kl_to_start": jnp.mean(jnp.sum(jnp.where(real, policy.kl(reference), 0.0), axis=0)),
-            "entropy": losses.masked_mean(policy.entropy(), real),
+            "kl_to_start": jnp.mean(jnp.sum(jnp.where(real, reading.kl, 0.0), axis=0)),
+            "entropy": losses.masked_mean(reading.entropy, real),
             "eos_rate": jnp.mean(self.ended(completion)),
             "length": jnp.mean(jnp.sum(real, axis=0, dtype=jnp.float32)),
             "win_rate": jnp.mean(jnp.where(score == start_score, 0.5, score > start_score)),
@@ -345,6 +361,18 @@ class RLHF(ProximalUpdate):
     def language_model(self, state: RLHFState) -> LanguageModel:
         """The policy of `state`."""
         return dataclasses.replace(self.model, params=state.params["policy"], path="", sha256="")
+
+
+def _transposed(tree: Any) -> Any:
+    return jax.tree.map(jnp.transpose, tree)
+
+
+def _in_parts(f: Callable[[Any], Any], rows: Any, size: int) -> Any:
+    """`f` of all rows, computed for so many at a time; rows are on the first axis of what it is given and gives."""
+    n = jax.tree.leaves(rows)[0].shape[0]
+    parts = -(-n // size)
+    divided = jax.tree.map(lambda x: jnp.resize(x, (parts, size, *x.shape[1:])), rows)
+    return jax.tree.map(lambda x: x.reshape(parts * size, *x.shape[2:])[:n], jax.lax.map(f, divided))
 
 
 def _check(algorithm: RLHF) -> None:
