@@ -55,10 +55,10 @@ def gold(tokens: jax.Array, mask: jax.Array, prompt: jax.Array) -> jax.Array:
 class Watched(RLHF):
     """RLHF that also reports the gold reward of what it samples."""
 
-    def statistics(self, rollout: Any, score: Any, log_ratio: Any) -> Any:
+    def statistics(self, rollout: Any, score: Any) -> Any:
         tokens, _, mask = rollout.completion
         found = jnp.mean(gold(tokens, mask, rollout.prompt.tokens))
-        return super().statistics(rollout, score, log_ratio) | {"gold": found}
+        return super().statistics(rollout, score) | {"gold": found}
 
 
 def preferences(start: LanguageModel, num: int, seed: int) -> list[dict[str, Any]]:

@@ -160,7 +160,11 @@ def _check_settings(max_tokens: int, temperature: Any, top_k: Any, top_p: Any, m
         raise InputError(f"generate: max_tokens = {max_tokens!r} is not accepted: expected a whole number (int) >= 1")
     bounds = {
         "temperature": (temperature, lambda x: x >= 0 and np.isfinite(x), "a number in [0, inf)"),
-        "top_k": (top_k, lambda x: x >= 0 and np.isfinite(x) and x == int(x), "a whole number >= 0, where 0 keeps all tokens"),
+        "top_k": (
+            top_k,
+            lambda x: x >= 0 and np.isfinite(x) and x == int(x),
+            "a whole number >= 0, where 0 keeps all tokens",
+        ),
         "top_p": (top_p, lambda x: 0 < x <= 1, "a number in (0, 1]"),
         "min_p": (min_p, lambda x: 0 <= x <= 1, "a number in [0, 1]"),
     }
