@@ -10,6 +10,7 @@ import pytest
 import pgjax
 from pgjax.algorithms import ALGORITHMS, algorithm_class
 from pgjax.commands import cli, flags, presets
+from pgjax.core.parts import kinds_of
 from pgjax.environments.catalog import CATALOG
 from pgjax.networks.registry import NETWORKS
 
@@ -167,16 +168,19 @@ def test_a_tuned_part_of_another_name_keeps_the_defaults_of_its_own_class(monkey
     assert (defaults["channels"], defaults["hidden"], defaults["activation"]) == ((4,), (128,), "relu")
 
 
-def test_presets_name_known_environments_and_accepted_fields():
-    for algorithm in ALGORITHMS:
-        for env_id in CATALOG:
-            fields = presets.preset(algorithm, env_id)
-            network = NETWORKS.make(**fields.pop("network", {"name": "mlp"}))
-            if fields:
-                made = algorithm_class(algorithm)(env=pgjax.make(env_id), network=network, **fields)
-                assert made.total_steps % made.steps_per_iteration == 0
-    assert presets.table().keys() <= ALGORITHMS.keys()
-    assert set().union(*presets.table().values()) <= CATALOG.keys()
+def test_the_help_of_a_sweep_says_what_a_choice_is_between(capsys):
+    _, out, _ = run_cli(capsys, "sweep", "ppo", "--env", "CartPole-v1", "--help")
+    assert "[clip, cpi, kl_penalty, clip_kl]" in " ".join(out.replace("│", " ").split())
+
+
+def test_presets_name_known_parts_and_accepted_fields():
+    for name, subjects in presets.table().items():
+        cls = algorithm_class(name)
+        kinds = kinds_of(cls)
+        for subject in subjects:
+            fields = {next(iter(kinds)): {"name": subject}} | presets.preset(name, subject)
+            made = cls(**{k: kinds[k].make(**value) if k in kinds else value for k, value in fields.items()})
+            assert made.total_steps % made.steps_per_iteration == 0
 
 
 def test_sweep_trains_what_the_flags_say_and_keeps_it(capsys, tmp_path):
@@ -279,10 +283,16 @@ def test_several_environments_and_networks_are_axes_too(capsys, tmp_path, monkey
         "8x4,16",
         "--normalize-obs",
         "true,false",
+        "--activation",
+        "relu",
+        "--env-params",
+        "max_steps_in_episode=20",
     ]
     assert run_cli(capsys, "sweep", "ppo", *axes, "--no-cache", "--search", "pbt:every=3,factor=1.5")[0] == 2
     assert swept["env"] == ["CartPole-v1", "Acrobot-v1"]
     assert swept["network"] == ["mlp", "gru"]
     assert swept["hidden"] == [(8, 4), (16,)]
+    assert swept["activation"] == ["relu"], "for both networks"
+    assert swept["max_steps_in_episode"] == [20]
     assert swept["normalize_obs"] == [True, False]
     assert swept["search"] == pgjax.PBT(every=3, factor=1.5)

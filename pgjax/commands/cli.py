@@ -182,8 +182,14 @@ def _sweep(arguments: list[str]) -> None:
     params = _params(what, flags)
     options = {name: value for each in params.values() for name, value in each.items()}
     names = {part.field: getattr(flags, part.field).split(",") for part in what.parts}
-    given = values | options | {field: several for field, several in names.items() if len(several) > 1}
+    several = {field: parts for field, parts in names.items() if len(parts) > 1}
+    given = values | options | several
     axes: dict[str, Any] = {k: value for k, value in given.items() if isinstance(value, (list, ValueDistribution))}
+    changed = {name for name, _, default in axis_flags(fields) if getattr(flags, name) != default}
+    for part in [part for part in what.parts if part.field in several]:
+        options_set = part.option_names() & changed if part.declaration else params[part.params].keys()
+        times = len(several[part.field]) if flags.mode == "zip" else 1
+        axes |= {name: [given[name]] * times for name in sorted(options_set - axes.keys())}  # for each of them alike
     fixed = {flag: {k: v for k, v in each.items() if k not in axes} for flag, each in params.items()}
     algorithm = what.build({name: value for name, value in values.items() if name not in axes} | fixed)
     directory = Path(flags.directory or f"runs/{what.subject}-{what.name}-sweep-{time.strftime('%Y%m%d-%H%M%S')}")

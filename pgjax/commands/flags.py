@@ -34,6 +34,10 @@ class Part(NamedTuple):
         """The flag for options that are known only once the part has been made."""
         return f"{self.field}_params"
 
+    def option_names(self) -> set[str]:
+        """Of the options that are known before."""
+        return {f.name for f in dataclasses.fields(self.declaration)} if self.declaration else set()
+
 
 class Subject(NamedTuple):
     """What the arguments say is trained: it decides which other flags there are and their defaults."""
@@ -67,10 +71,9 @@ class Subject(NamedTuple):
         """The algorithm with these values of its fields and of its parts' options."""
         made = {}
         for part in self.parts:
+            options = {name: values[name] for name in part.option_names() & values.keys()}
             if part.declaration is None:
                 options = values.get(part.params, {})
-            else:
-                options = {f.name: values[f.name] for f in dataclasses.fields(part.declaration) if f.name in values}
             made[part.field] = part.kind.make(part.name, **options)
         own = {f.name: values[f.name] for f in dataclasses.fields(self.algorithm) if f.name in values}
         return self.algorithm(**(own | made))
@@ -157,7 +160,11 @@ def axis_flags(flags: list[Flag]) -> list[Flag]:
     def text(value: Any) -> str:
         return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
-    return [flag(name, str, typing.get_args(hint)[1].help, text(default)) for name, hint, default in flags]
+    def sentence(hint: Any, said: Any) -> str:
+        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+        return str(said.help) + (f" [{', '.join(choices)}]" if choices else "")
+
+    return [flag(name, str, sentence(*typing.get_args(hint)), text(default)) for name, hint, default in flags]
 
 
 def axis(name: str, text: str, hint: Any) -> Any:
