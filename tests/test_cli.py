@@ -83,6 +83,9 @@ def test_final_line(capsys, tmp_path, monkeypatch):
         (["train", "ppo", "--env", "CartPole-v1", "--network", "cnn"], "CNN needs observations of shape"),
         (["train", "ppo", "--env", "CartPole-v1", "--episodes", "0"], "episodes = 0 is not accepted"),
         (["evaluate", "nowhere"], "nowhere holds no run"),
+        (["evaluate", "nowhere", "--episodes", "0"], "evaluate: episodes = 0 is not accepted"),
+        (["generate", "nowhere"], "nowhere holds neither a run nor a Hugging Face model"),
+        (["generate", "nowhere", "--num", "0"], "generate: num = 0 is not accepted"),
         (["envs", "all"], "takes no arguments"),
     ],
 )

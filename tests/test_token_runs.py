@@ -11,10 +11,10 @@ import pytest
 from test_resume import assert_they_end_alike, whole_and_stopped
 
 import pgjax
-from pgjax.alignment import REWARDS, language_model
+from pgjax.alignment import REWARDS, TOKENIZERS, language_model
 from pgjax.alignment.models import LANGUAGE_MODELS
 from pgjax.alignment.scoring import EnsembleOptions, of_members
-from pgjax.commands import cli
+from pgjax.commands import cli, flags
 from pgjax.running.config import to_config
 from pgjax.running.directory import read_rows
 from pgjax.running.shell import save_run
@@ -186,6 +186,35 @@ def test_what_is_no_reward_is_refused(name, options, message, others):
         REWARDS.make(str(others / name), **options)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["generate", "lm", "--prompt", "a dog " * 10],
+            "--prompt has 20 tokens: expected fewer than the context of the",
+        ),
+        (["generate", "lm", "--prompt", "a zebra"], "the word 'zebra' is not in the vocabulary"),
+        (["generate", "lm", "--member", "2"], "member = 2 is not accepted: expected one from 0 to 1"),
+        (["generate", "rm"], "reward-model trains no language model"),
+        (["render", "sft"], "SFT has no policy in an environment"),
+        (
+            ["train", "rlhf", "--model", "sft"],
+            "needs --reward: a run of a reward model by its path, or one of: sentiment",
+        ),
+        (["train", "rlhf", "--model", "sft", "--reward", "rm", "--beta", "-1"], "RLHF.beta = -1.0 is not accepted"),
+    ],
+)
+def test_bad_command_lines_are_one_message_and_status_2(arguments, message, chain, monkeypatch, capsys):
+    monkeypatch.chdir(chain.at)
+    assert cli.main([*arguments, "--no-cache"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_is_kept_under_the_name_of_the_model_and_not_its_path(chain):
+    what, _ = flags.subject("train", ["sft", "--model", str(chain.at / "lm")])
+    assert what.subject == "lm"
+
+
 def test_names_of_rewards_are_suggested():
     with pytest.raises(pgjax.InputError, match="reward = 'sentimen' is not known: did you mean sentiment"):
         REWARDS.make("sentimen")
@@ -307,7 +336,7 @@ def test_files_and_a_hugging_face_folder_on_the_command_line(pg, tmp_path):
     lm = ["lm", "--length", "16", "--total-steps", "256", *NETWORK, *TINY]
     pg("train", *lm, "--data", "book.txt", "--directory", "bytes")
     pg("train", *lm, "--data", "texts.jsonl", "--tokenizer", "llama", "--directory", "words")
-    assert language_model("words").tokenizer.vocab == 270
+    assert language_model("words").tokenizer == TOKENIZERS.make("llama")
 
     half = ["--dtype", "bfloat16", "--remat"]
     sft = ["sft", "--model", "llama", "--data", "completions.jsonl", "--total-steps", "16", *TINY]

@@ -319,7 +319,9 @@ def _evaluate(arguments: list[str]) -> None:
     import jax
 
     from pgjax.learning.evaluation import evaluate
+    from pgjax.running.session import check_count
 
+    check_count("evaluate: episodes", flags.episodes)
     for result in _members(flags.run, flags.best):
         algorithm, state, key = result.algorithm, result.state, jax.random.key(flags.seed)
         if hasattr(algorithm, "actor"):
@@ -429,13 +431,15 @@ def _generate(arguments: list[str]) -> None:
             positional("run", str, "RUN", "directory of a run, or a Hugging Face folder"),
             flag("prompt", str, "the text to go on from", ""),
             flag("num", int, "how many completions", 1),
-            flag("max_tokens", int, "longest completion in tokens", 64),
+            flag("max_tokens", int, "longest completion in tokens, as far as the model's context reaches", 64),
             flag("temperature", float, "0 takes the most probable token", 1.0),
             flag("top_k", int, "sample from so many of the most probable tokens; 0 from all", 0),
             flag("top_p", float, "sample from the most probable tokens that have this probability together", 1.0),
             flag("min_p", float, "sample from tokens with this share of the most probable one's probability", 0.0),
             flag("seed", int, "seed of the random key", 0),
             flag("best", bool, "the best checkpoint by evaluated score instead of the newest", False),
+            flag("member", int, "which member of a run with several seeds", 0),
+            flag("pad", int, "padding token of a Hugging Face model; -1 as its files say", -1),
             cache_flag(),
         ],
     )
@@ -445,9 +449,16 @@ def _generate(arguments: list[str]) -> None:
 
     from pgjax.alignment.generation import generate
     from pgjax.alignment.models import language_model
+    from pgjax.running.session import check_count
 
-    model = language_model(flags.run, checkpoint="best" if flags.best else "newest")
+    check_count("generate: num", flags.num)
+    checkpoint: Any = "best" if flags.best else "newest"
+    model = language_model(flags.run, checkpoint=checkpoint, member=flags.member, pad=flags.pad)
     tokenizer, prompt = model.tokenizer, model.tokenizer.encode(flags.prompt) or [model.tokenizer.eos]
+    if len(prompt) >= model.network.context:
+        raise InputError(
+            f"--prompt has {len(prompt)} tokens: expected fewer than the context of the model, {model.network.context}"
+        )
     sampling = {name: getattr(flags, name) for name in ("temperature", "top_k", "top_p", "min_p")}
     prompts, key = [prompt] * flags.num, jax.random.key(flags.seed)
     max_tokens = min(flags.max_tokens, model.network.context - len(prompt))

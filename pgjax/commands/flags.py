@@ -49,8 +49,8 @@ class Subject(NamedTuple):
 
     @property
     def subject(self) -> str:
-        """The name of the first part: what is trained on."""
-        return self.parts[0].name
+        """What is trained on, the first part, in the name of a directory; of a path the last component."""
+        return Path(self.parts[0].name).resolve().name
 
     def part_flags(self) -> list[Flag]:
         """Which part, for each; and its options where only a part that has been made has them."""

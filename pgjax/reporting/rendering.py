@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pgjax.core.errors import InputError
 from pgjax.environments.gymnax import draw
 from pgjax.learning.acting import greedy
 from pgjax.reporting.plotting import matplotlib
@@ -16,8 +17,11 @@ def render_episode(algorithm: Any, state: Any, key: Any, out: Path, max_steps: i
     """Play one greedy episode and write it as a GIF. Returns its length (in frames, at most `max_steps`) and return.
 
     Raises:
-        InputError: gymnax has no drawing of this environment (with those it has), or needs a package that is missing.
+        InputError: there is no environment, gymnax has no drawing of it (with those it has), or needs a package that is
+            missing.
     """
+    if not hasattr(algorithm, "env"):
+        raise InputError(f"{type(algorithm).__name__} has no policy in an environment: there is nothing to draw")
     if "matplotlib.pyplot" not in sys.modules:
         matplotlib().use("Agg")  # gymnax draws with pyplot, which must not look for a screen
     env = algorithm.env
