@@ -86,6 +86,16 @@ def test_what_is_held_out_never_trains_and_what_trains_is_never_judged(sft, init
     chex.assert_trees_all_equal(judge(poisoned, state, jax.random.key(0), 100), scores)
 
 
+def test_every_row_that_is_held_out_is_judged(sft, init):
+    """Also where they do not fill batches."""
+    state, rows = init(sft, jax.random.key(0)), sft.data.held_out.prompt.shape[0]
+    judge = jax.jit(type(sft).evaluate, static_argnums=3)
+    assert rows % 4
+    assert rows > 4
+    whole, divided = (judge(x, state, jax.random.key(0), 99) for x in (sft, dataclasses.replace(sft, batch_size=4)))
+    assert float(divided["loss"]) == pytest.approx(float(whole["loss"]), rel=1e-6)
+
+
 def reference_credit(rlhf, rollout, beta):
     """Advantages and value targets of every row, one token after another."""
     tokens, _, mask = map(np.asarray, rollout.completion)
@@ -258,6 +268,26 @@ def test_rewards_of_models_are_normalised_on_completions_of_their_start_and_redu
     ):
         together = reward_of(algorithm, states, options)
         np.testing.assert_allclose(score_by(together, *given), expected, atol=1e-5)
+
+
+def test_a_reward_model_is_judged_by_pairs_in_both_orders(reward_models):
+    """Every held-out pair by itself, with its margin."""
+    trained, states = reward_models
+    held_out = trained.data.train._replace(margin=jnp.linspace(0.0, 1.0, trained.data.train.margin.size))
+    algorithm = dataclasses.replace(trained, data=dataclasses.replace(trained.data, held_out=held_out))
+    state = jax.tree.map(lambda x: x[1], states)
+    params = jax.tree.map(lambda x: 3 * x, state.params["score"]) | {"bias": jnp.zeros(())}
+    state = state._replace(params=state.params | {"score": params})
+    scores = jax.jit(type(algorithm).evaluate, static_argnums=3)(algorithm, state, jax.random.key(0), 99)
+    gap = np.subtract(*map(np.float64, jax.jit(algorithm.scores)(state.params, held_out)))
+    assert float(scores["accuracy"]) == pytest.approx((gap > 0).mean())
+    assert float(scores["log_loss"]) == pytest.approx(np.log1p(np.exp(held_out.margin - gap)).mean(), rel=1e-5)
+    bins = {}
+    for predicted, preferred in [*((1 / (1 + np.exp(-g)), 1) for g in gap), *((1 / (1 + np.exp(g)), 0) for g in gap)]:
+        bins.setdefault(int(10 * predicted), []).append(predicted - preferred)
+    error = sum(abs(sum(gaps)) for gaps in bins.values()) / (2 * gap.size)
+    assert float(scores["calibration_error"]) == pytest.approx(error, abs=1e-5)
+    assert len(bins) > 2
 
 
 def test_the_score_is_read_at_the_last_real_token(reward_models):

@@ -129,12 +129,14 @@ def learn(algorithm: Any, state: Any, batch: Any, sums: Sums) -> tuple[Any, Metr
 
 
 def held_out_means(algorithm: Any, params: Params, key: Key, num: int, sums: Sums) -> dict[str, Array]:
-    """The means of the metrics of `sums` over `num` held-out rows, or all there are, in whole batches."""
+    """The means of the metrics of `sums` over `num` held-out rows, or all there are, a micro-batch at a time."""
     rows = held_out_rows(algorithm.data, key, num)
-    n = rows[0].shape[0]
-    size = min(algorithm.batch_size // algorithm.micro_batches, n)
-    batches = jax.tree.map(lambda x: x[: n - n % size].reshape(-1, size, *x.shape[1:]), rows)
-    metrics, weight = jax.lax.map(lambda batch: sums(params, batch)[1], batches)
+
+    def of_row(row: Any) -> tuple[dict[str, Array], Array]:
+        return sums(params, jax.tree.map(lambda x: x[None], row))[1]
+
+    size = min(algorithm.batch_size // algorithm.micro_batches, rows[0].shape[0])
+    metrics, weight = jax.lax.map(of_row, rows, batch_size=size)
     return jax.tree.map(lambda x: jnp.sum(x, axis=0) / jnp.maximum(jnp.sum(weight), 1.0), metrics)
 
 
