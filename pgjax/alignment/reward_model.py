@@ -95,7 +95,12 @@ class RewardModel(Supervised):
 
     def sums(self, params: Params, rows: Preferences) -> tuple[Array, tuple[dict[str, Array], Array]]:
         """Of all pairs; both completions of a pair are read in one pass."""
-        chosen, rejected = self.scores(params, rows)
+        return self.compared(rows, *self.scores(params, rows))
+
+    def compared(
+        self, rows: Preferences, chosen: Float[Array, "B"], rejected: Float[Array, "B"]
+    ) -> tuple[Array, tuple[dict[str, Array], Array]]:
+        """Loss and metrics of pairs with these scores, summed, and how many they are."""
         log_loss = losses.bradley_terry(chosen, rejected, rows.margin)
         loss = jnp.sum(log_loss + self.center_coef * (chosen + rejected) ** 2)
         metrics = {
@@ -121,10 +126,9 @@ class RewardModel(Supervised):
         """
 
         def sums(params: Params, rows: Preferences) -> tuple[Array, tuple[dict[str, Array], Array]]:
-            loss, (metrics, weight) = self.sums(params, rows)
             chosen, rejected = self.scores(params, rows)
-            bins = _bins(jax.nn.sigmoid(chosen - rejected))
-            return loss, (metrics | bins, weight)
+            loss, (metrics, weight) = self.compared(rows, chosen, rejected)
+            return loss, (metrics | _bins(jax.nn.sigmoid(chosen - rejected)), weight)
 
         means = held_out_means(self, state.params, key, num, sums)
         gap = jnp.abs(means.pop("predicted") - means.pop("preferred"))

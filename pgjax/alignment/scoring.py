@@ -215,17 +215,19 @@ def of_members(
 ) -> ModelReward:
     """The reward of trained reward models, from their parameters and references with a leading axis of members."""
 
-    @jax.jit
-    def moments(params: Params, reference: Reference) -> tuple[Array, Array]:
-        prompt, completion = reference
-        scores = score_at_last(network, params, prompt, completion.tokens, completion.mask)
-        std = jnp.std(scores)
-        return jnp.mean(scores), jnp.where(std > 0.0, std, 1.0)
-
     members = reference.prompt.tokens.shape[0]
-    found = [moments(*jax.tree.map(lambda x, i=i: x[i], (params, reference))) for i in range(members)]
+    found = [_moments(network, *jax.tree.map(lambda x, i=i: x[i], (params, reference))) for i in range(members)]
     mean, std = (jnp.stack(column) for column in zip(*found, strict=True))
     return ModelReward(network, tokenizer, params, mean, std, options)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _moments(network: Transformer, params: Params, reference: Reference) -> tuple[Array, Array]:
+    """Mean and standard deviation of the scores of a reward model on completions; 1 for one that is 0."""
+    prompt, completion = reference
+    scores = score_at_last(network, params, prompt, completion.tokens, completion.mask)
+    std = jnp.std(scores)
+    return jnp.mean(scores), jnp.where(std > 0.0, std, 1.0)
 
 
 def as_reward(reward: Any) -> Any:
