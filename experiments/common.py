@@ -88,15 +88,17 @@ def settings_report(result: Any) -> list[dict[str, Any]]:
 
 
 def write_report(out: Path, table: str, algorithm: Any, figures: dict[str, Any]) -> None:
-    """Print the table and write it and the figures to `out`, under the name of the running script."""
+    """Print the table and write it and the figures to `out`, under the name of the running script. Without an algorithm
+    the configs are among the figures."""
     name = Path(sys.argv[0]).stem
     report = {
         "command": f"python experiments/{name}.py {' '.join(sys.argv[1:])}".rstrip(),
         "date": datetime.date.today().isoformat(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({platform.machine()})",
         "versions": versions(),
-        "config": to_config(algorithm),
-    } | figures
+    }
+    report |= {"config": to_config(algorithm)} if algorithm else {}
+    report |= figures
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.md").write_text(table)
     (out / f"{name}.json").write_text(dumps(report) + "\n")
