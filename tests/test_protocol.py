@@ -21,6 +21,7 @@ from pgjax.commands import cli
 from pgjax.core.algorithm import EVALUATION_STREAM
 from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytree
 from pgjax.core.metrics import Count, Mean
+from pgjax.running.checkpoint import Checkpoints
 from pgjax.running.compile import compile_programs
 from pgjax.running.directory import read_rows
 from pgjax.running.population import stack
@@ -174,6 +175,16 @@ def test_sweeps_rank_from_the_lowest_and_share_the_data(regression):
     with pytest.raises(pgjax.InputError, match="the study does not minimize score"):
         optuna = pytest.importorskip("optuna")
         pgjax.optuna_search(regression, optuna.create_study(direction="maximize"), 1, learning_rate=pgjax.uniform(0, 1))
+
+
+def test_checkpoints_of_a_sweep_hold_no_data(regression, tmp_path):
+    pgjax.sweep(regression, directory=tmp_path, learning_rate=[0.1, 0.2], progress=False)
+    (batch,) = tmp_path.rglob("batch-0")
+    checkpoints = Checkpoints(batch, score=None, keep=None)
+    shapes = {name: leaf.shape for name, leaf in checkpoints._stored(checkpoints.iterations()[-1]).items()}
+    checkpoints.close()
+    assert shapes["member.0"] == (2,)
+    assert not [name for name, shape in shapes.items() if regression.data.x.size in shape]
 
 
 def test_searches_keep_the_lowest(regression):

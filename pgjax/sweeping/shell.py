@@ -46,7 +46,7 @@ class Batch(NamedTuple):
     """What a checkpoint holds: members that train together, and what is known of them so far."""
 
     member: Any
-    """The algorithm with stacked leaves: a search may have changed them."""
+    """The algorithm with stacked leaves, which a search may have changed; in a checkpoint these alone."""
     state: Any
     curves: dict[str, np.ndarray]
     """`[points, members]`; NaN where not reached yet."""
@@ -235,9 +235,9 @@ class _Sweep:
             checkpoints, clock = None, Clock(self.kept.checkpoint_every)
             if path:
                 checkpoints = opened.enter_context(contextlib.closing(Checkpoints(path, score=None, keep=1)))
-                restored = checkpoints.restore_newest(lambda: batch)
+                restored = checkpoints.restore_newest(lambda: _kept_of(batch, population))
                 if restored:
-                    point, batch = restored[0], _placed(restored[1], programs, population)
+                    point, batch = restored[0], _placed(_whole(restored[1], population), programs, population)
 
             def advance(point: int) -> int:
                 nonlocal batch
@@ -251,7 +251,7 @@ class _Sweep:
             def keep(point: int, stopping: bool) -> None:
                 if checkpoints and (stopping or point == end or clock.is_due(point)):
                     with clock.measured():
-                        checkpoints.save(point, batch, float("nan"))
+                        checkpoints.save(point, _kept_of(batch, population), float("nan"))
                         if stopping or point == end:
                             checkpoints.wait()
 
@@ -369,6 +369,21 @@ def _empty(population: Population, state: Any, programs: Programs, plan: Plan) -
         failed=np.full(size, -1, np.int32),
         scores={name: np.full(size, np.nan, np.float32) for name in programs.scores},
     )
+
+
+def _kept_of(batch: Batch, population: Population) -> Batch:
+    """A batch for a checkpoint: of the algorithm its stacked leaves only. What all members share, such as data and the
+    models they start from, is made again from the config."""
+    leaves = jax.tree.leaves(batch.member)
+    return batch._replace(member=[x for x, s in zip(leaves, population.stacked, strict=True) if s])
+
+
+def _whole(batch: Batch, population: Population) -> Batch:
+    """What `_kept_of` was given."""
+    leaves, structure = jax.tree.flatten(population.member)
+    own = iter(batch.member)
+    leaves = [next(own) if s else x for x, s in zip(leaves, population.stacked, strict=True)]
+    return batch._replace(member=jax.tree.unflatten(structure, leaves))
 
 
 def _float32(scores: Any) -> dict[str, np.ndarray]:
