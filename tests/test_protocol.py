@@ -141,6 +141,10 @@ def test_a_run_is_kept_judged_and_continued(regression, tmp_path):
     np.testing.assert_array_equal(further.state.params["slope"], straight.state.params["slope"])
     with pytest.raises(pgjax.InputError, match="Regression has no policy in an environment"):
         further.predict(np.zeros(1))
+    with pytest.raises(
+        pgjax.InputError, match="evaluate: Regression has no policy in an environment: expected its own"
+    ):
+        pgjax.evaluate(regression, further.state, jax.random.key(0))
 
 
 def test_the_best_checkpoint_is_the_one_with_the_lowest_loss(regression, tmp_path):

@@ -60,8 +60,8 @@ def whiten(
 ) -> Float[Array, "*tokens"]:
     """(x - mean) / sqrt(var + 1e-8) by the mean and the unbiased variance of what `mask` counts.
 
-    Without `shift_mean` the mean is added again, so that only the scale changes. What is not counted is shifted and
-    scaled like the rest and enters nothing.
+    Without `shift_mean` the mean is added again, so that it stays: a reward of 0 does not, unless the mean is 0. What
+    is not counted is shifted and scaled like the rest and enters nothing.
     """
     mean = losses.masked_mean(x, mask)
     count = jnp.sum(mask, dtype=jnp.float32)

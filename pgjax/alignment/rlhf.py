@@ -132,7 +132,7 @@ class RLHF(ProximalUpdate):
         "where the score is paid: at the last token, or one step after it", default="last"
     )
     eos_penalty: Scalar = field("taken off the score of a completion without EOS", default=1.0, accepts="[0, inf)")
-    whiten_rewards: bool = field("divide the rewards of a batch by their standard deviation", default=False)
+    whiten_rewards: bool = field("scale rewards about the mean of their batch, to standard deviation 1", default=False)
     critic: Literal["reward", "policy"] = field(
         "what the critic starts from: the reward model where there is one, or the policy", default="reward"
     )

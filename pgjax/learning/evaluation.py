@@ -47,8 +47,13 @@ def evaluate(
     otherwise actions are sampled. The keys are none that training from the same `key` uses.
 
     Raises:
-        InputError: `num_episodes` or `max_steps` is not positive.
+        InputError: `num_episodes` or `max_steps` is not positive, or the algorithm has no policy in an environment.
     """
+    if not hasattr(algorithm, "actor"):
+        raise InputError(
+            f"evaluate: {type(algorithm).__name__} has no policy in an environment: expected its own "
+            "algorithm.evaluate(state, key, num)"
+        )
     for name, value in {"num_episodes": num_episodes, "max_steps": max_steps}.items():
         if value < 1:
             raise InputError(f"evaluate: {name} = {value} is not accepted: expected at least 1")

@@ -58,7 +58,7 @@ def from_config(config: dict[str, Any]) -> Algorithm:
     if own:
         raise InputError(
             f"this run used code of its own, which its config cannot make again: {', '.join(own)}; "
-            "an environment can be named by pgjax.register"
+            "an environment can be named by pgjax.register, a reward by pgjax.alignment.register_reward"
         )
     cls = algorithm_class(name)
     kinds, known = kinds_of(cls), {f.name for f in dataclasses.fields(cls)}
