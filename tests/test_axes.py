@@ -126,6 +126,13 @@ def test_a_leaf_that_only_has_the_name_of_an_axis_is_no_axis():
         assert [p for p, is_named in zip(paths, named, strict=True) if is_named] == [path]
 
 
+def test_settings_share_the_parts_that_names_stand_for(tiny):
+    made = {}
+    a, b = (with_setting(tiny, {"env": "Acrobot-v1", "gamma": gamma}, made) for gamma in (0.9, 0.99))
+    assert a.env is b.env
+    assert with_setting(tiny, {"env": "Pendulum-v1"}, made).env.id == "Pendulum-v1"
+
+
 @pytest.mark.parametrize(
     ("axes", "message"),
     [

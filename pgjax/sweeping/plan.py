@@ -92,7 +92,8 @@ def make_plan(
     check_single("sweep", algorithm)
     checked = check_axes(algorithm, axes)
     chosen = settings(checked, mode, num_samples, jax.random.key(seed))
-    algorithms = [with_setting(algorithm, setting) for setting in chosen]
+    made: dict[Any, Any] = {}
+    algorithms = [with_setting(algorithm, setting, made) for setting in chosen]
     if len({a.score for a in algorithms}) > 1:
         raise InputError("these algorithms are judged by different scores and cannot be ranked in one sweep")
     if not isinstance(search, Search):

@@ -113,7 +113,7 @@ def check_axes(algorithm: Any, axes: Mapping[str, Any]) -> dict[str, list[Any] |
         for name, axis in axes.items()
     }
     firsts = {name: x.arguments[0] if isinstance(x, ValueDistribution) else x[0] for name, x in checked.items()}
-    example = _with_parts(algorithm, firsts)
+    example = _with_parts(algorithm, firsts, {})
     for name, axis in checked.items():
         continuous = isinstance(axis, ValueDistribution) and axis.kind in ("uniform", "log_uniform")
         if not is_traced(example, name) and continuous:
@@ -196,16 +196,17 @@ def axis_key(key: Key, name: str) -> Key:
     return jax.random.fold_in(jax.random.fold_in(key, SWEEP_STREAM), np.uint32(zlib.crc32(name.encode())))
 
 
-def with_setting(algorithm: Any, setting: Setting) -> Any:
+def with_setting(algorithm: Any, setting: Setting, made: dict[Any, Any] | None = None) -> Any:
     """`algorithm` with the values of a setting.
 
     `algorithm` may be set to a name or an algorithm: a name takes over the fields that both have, an algorithm is taken
-    as it is. A part is set to a name or a part.
+    as it is. A part is set to a name or a part. `made` keeps the parts that names stand for, so that settings that are
+    given the same dict share them: a model that many start from is in memory once.
 
     Raises:
         InputError: an unknown name or a value that is not accepted.
     """
-    algorithm = _with_parts(algorithm, setting)
+    algorithm = _with_parts(algorithm, setting, {} if made is None else made)
     changes: dict[str, dict[str, Any]] = {}
     for name, value in setting.items():
         if not is_whole(algorithm, name):
@@ -216,7 +217,7 @@ def with_setting(algorithm: Any, setting: Setting) -> Any:
     return dataclasses.replace(algorithm, **own) if own else algorithm
 
 
-def _with_parts(algorithm: Any, setting: Setting) -> Any:
+def _with_parts(algorithm: Any, setting: Setting, made: dict[Any, Any]) -> Any:
     chosen = setting.get("algorithm", algorithm)
     if isinstance(chosen, str):
         cls = algorithm_class(chosen)
@@ -224,7 +225,11 @@ def _with_parts(algorithm: Any, setting: Setting) -> Any:
         chosen = cls(**{name: getattr(algorithm, name) for name in shared})
     kinds = kinds_of(chosen)
     parts = {part: setting[part] for part in kinds if part in setting}
-    parts = {part: kinds[part].make(value) if isinstance(value, str) else value for part, value in parts.items()}
+    for part, value in parts.items():
+        if isinstance(value, str):
+            if (kinds[part], value) not in made:
+                made[kinds[part], value] = kinds[part].make(value)
+            parts[part] = made[kinds[part], value]
     return dataclasses.replace(chosen, **parts) if parts else chosen
 
 
