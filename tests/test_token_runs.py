@@ -119,8 +119,9 @@ def test_parts_are_made_again_from_their_descriptions(chain):
     assert LANGUAGE_MODELS.with_options(models[0], member=1).sha256 == language_model(chain.at / "lm", member=1).sha256
 
 
-def test_a_model_made_in_code_has_no_description(tiny_language_model, chain):
+def test_a_model_made_in_code_has_no_description_and_no_options(tiny_language_model, chain):
     assert LANGUAGE_MODELS.describe(tiny_language_model) is None
+    assert LANGUAGE_MODELS.options(tiny_language_model) == {}
     trained = chain.runs["sft"]["newest"]
     assert LANGUAGE_MODELS.describe(trained.algorithm.language_model(trained.state)) is None
 

@@ -102,14 +102,12 @@ class LanguageModels:
 
     def with_options(self, part: Any, **options: Any) -> Any:
         """The same model read in another way."""
-        if not isinstance(part, LanguageModel) or not part.path:
-            return dataclasses.replace(part, **options)
         known = {f.name: getattr(part.options, f.name) for f in dataclasses.fields(part.options)}
         return self.make(part.path, **(known | options))
 
     def options(self, part: Any) -> dict[str, bool]:
-        """How it is read; none is a leaf."""
-        return dataclass_options(part.options if isinstance(part, LanguageModel) else part)
+        """How it is read; none is a leaf. A model made in code has none."""
+        return dataclass_options(part.options) if part.path else {}
 
     def declaration(self, name: str) -> type:
         """`ModelOptions`."""
