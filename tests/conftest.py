@@ -29,7 +29,15 @@ with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
     import pgjax
     from pgjax import alignment
     from pgjax.core.metrics import numbers
+    from pgjax.running.compile import forget_programs
     from pgjax.running.loop import train_chunk
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Those of many files in one process would come to more than it may map; the cache on disk has them."""
+    yield
+    forget_programs(15_000)
 
 
 @pytest.fixture(scope="session")

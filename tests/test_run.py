@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gc
 import importlib
 import json
 import shutil
@@ -16,6 +17,7 @@ import pytest
 import pgjax
 from pgjax.environments import probes
 from pgjax.running import checkpoint
+from pgjax.running import compile as compiling
 from pgjax.running import config as configs
 from pgjax.running import directory as rundir
 from pgjax.running.sinks import JsonLines
@@ -213,3 +215,17 @@ def test_progress_is_a_plain_line_per_chunk_without_a_terminal(tiny, capsys):
 def test_train_says_what_it_does_with_an_odd_budget(tiny):
     with pytest.warns(UserWarning, match="training 6 iterations = 192 steps"):
         jax.eval_shape(pgjax.train, dataclasses.replace(tiny, total_steps=200), jax.random.key(0))
+
+
+@pytest.mark.skipif(not compiling.MAPPINGS.exists(), reason="mappings are counted on Linux")
+def test_programs_are_forgotten_before_there_are_too_many_mappings(tiny):
+    def mappings():
+        return compiling.MAPPINGS.read_text().count("\n")
+
+    pgjax.run(tiny, progress=False)
+    before = mappings()
+    compiling.forget_programs(before)
+    assert mappings() > 0.9 * before
+    compiling.forget_programs(500)
+    gc.collect()
+    assert mappings() < 0.7 * before

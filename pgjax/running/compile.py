@@ -22,6 +22,11 @@ from pgjax.running.population import Population, all_finite, signature, stack
 
 MEMORY_SHARE = 0.8
 MAX_CHUNK = 256
+MAPPINGS = Path("/proc/self/maps")
+"""Of this process, on Linux."""
+MANY_MAPPINGS = 40_000
+"""XLA's CPU backend maps every compiled function into memory by itself, a thousand for a program or more, and where a
+process passes 65,530 mappings, Linux' default limit, it is aborted."""
 
 
 class Advance(NamedTuple):
@@ -111,7 +116,15 @@ def compile_programs(algorithm: Any, layout: Layout, advance: Advance, num: int 
     Raises:
         InputError: an array of the program is larger than the memory.
     """
+    forget_programs(MANY_MAPPINGS)
     return _compile(*signature(algorithm), layout.mesh, layout.members, advance, num)
+
+
+def forget_programs(mappings: int) -> None:
+    """Forget compiled programs, those of jax too, if this process has more mappings than that."""
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > mappings:
+        _compile.cache_clear()
+        jax.clear_caches()
 
 
 @functools.lru_cache(maxsize=32)
