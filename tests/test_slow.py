@@ -1,6 +1,7 @@
 """Learning on real environments, and every environment there is: minutes, so only with `pytest -m slow`."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,8 +13,10 @@ EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 
 def launch(script, *arguments):
+    """As a user would: optimised, and on the devices there are."""
+    settings = {name: x for name, x in os.environ.items() if name != "XLA_FLAGS"}
     command = [sys.executable, "-W", "error", str(EXPERIMENTS / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=3000).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=3000, env=settings).stdout
 
 
 @pytest.mark.slow
