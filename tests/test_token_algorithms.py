@@ -13,6 +13,7 @@ from pgjax import alignment, losses
 from pgjax.alignment import data as data_parts
 from pgjax.alignment.models import Prompt
 from pgjax.alignment.reward_model import score_at_last
+from pgjax.alignment.sampling import distribution
 from pgjax.alignment.scoring import EnsembleOptions, of_members
 from pgjax.alignment.tokenizers import Words
 from pgjax.core.errors import InputError
@@ -126,7 +127,7 @@ def test_credit_is_that_of_a_slow_loop(rlhf, moved, score_at):
 
     @jax.jit
     def credited(state):
-        rollout = algorithm.rollout(state, jax.random.key(3))
+        rollout = algorithm.rollout(state, algorithm.prompts(state), jax.random.key(3))
         return rollout, *algorithm.credit(rollout, 0.3)
 
     rollout, samples, metrics = credited(moved._replace(params=params))
@@ -151,7 +152,7 @@ def test_after_the_end_there_is_a_value_and_no_choice(rlhf, moved):
 
     @jax.jit
     def losses_and_gradient(state):
-        rollout = algorithm.rollout(state, jax.random.key(3))
+        rollout = algorithm.rollout(state, algorithm.prompts(state), jax.random.key(3))
         samples, _ = algorithm.credit(rollout, 0.3)
 
         def after_the_end(params):
@@ -178,10 +179,12 @@ def test_completions_are_read_in_parts_as_at_once(rlhf, moved):
 
     @jax.jit
     def both(params):
-        policy = rlhf.network.distribution(params["policy"], prompt, tokens)
-        reference = rlhf.network.distribution(rlhf.model.params, prompt, tokens)
+        network, temperature = rlhf.model.network, rlhf.temperature
+        policy, reference = (
+            distribution(network, each, prompt, tokens, temperature) for each in (params["policy"], rlhf.model.params)
+        )
         value = rlhf.network.value(params["critic"], prompt, tokens)
-        at_once = value, policy.log_prob(tokens.T), reference.log_prob(tokens.T), policy.kl(reference), policy.entropy()
+        at_once = policy.log_prob(tokens.T), reference.log_prob(tokens.T), policy.kl(reference), policy.entropy(), value
         return dataclasses.replace(rlhf, micro_batches=4).read(params, prompt, tokens), at_once
 
     in_parts, at_once = both(moved.params)
@@ -200,12 +203,12 @@ def test_with_one_token_and_no_penalty_the_gradient_is_that_of_a2c(rlhf, moved):
 
     @jax.jit
     def gradients(state):
-        rollout = bandit.rollout(state, jax.random.key(3))
+        rollout = bandit.rollout(state, bandit.prompts(state), jax.random.key(3))
         samples, _ = bandit.credit(rollout, 0.0)
         proximal = jax.grad(lambda p: jnp.mean(bandit.loss(p, rollout.prompt, samples, 0.0)[0]))(state.params)
 
         def a2c(params):
-            _, output = bandit.network.unroll(params, rollout.prompt, rollout.obs, samples.reset)
+            _, output = bandit.network.unroll(params, rollout.prompt, samples.obs, samples.reset)
             advantage = rollout.reward - rollout.reading.value[0]
             policy_loss = losses.policy_gradient(output.distribution.log_prob(samples.action)[0], advantage)
             return jnp.mean(policy_loss + 0.5 * losses.value_loss(output.value[0], rollout.reward))

@@ -3,7 +3,7 @@
 Read `rewards` (what single tokens earn where whole answers are scored); what is learned from: `grammar` (the built-in
 language), `tokenizers`, `records` (files), `packing` (arrays), `data` (both as parts); `generation`; `models` (language
 models as parts); then one file per method: `supervised` (what the next three share), `lm`, `sft`, `reward_model`,
-`scoring` (rewards as parts), `rlhf`.
+`scoring` (rewards as parts); `sampling` (what methods share that learn from completions of their own), `rlhf`.
 """
 
 import importlib

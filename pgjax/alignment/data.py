@@ -15,7 +15,7 @@ from jaxtyping import Array, Int
 from pgjax.alignment.packing import CompletionOptions, Options, PromptOptions, TextOptions, pack
 from pgjax.alignment.records import IN_CODE, Format, Source, grammar_records, made, read, shape
 from pgjax.alignment.tokenizers import Tokenizer
-from pgjax.core.algorithm import Key
+from pgjax.core.algorithm import DATA_STREAM, Key
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import TRACED, field, field_types, pytree
 from pgjax.core.parts import Description, check_options, dataclass_options, to_json
@@ -160,5 +160,6 @@ def epoch_rows(key: Key, iteration: Array, num_rows: int, batch_size: int) -> In
     the iteration alone. `batch_size` must not be larger than `num_rows`.
     """
     batches = num_rows // batch_size
-    order = shuffled(jax.random.fold_in(key, iteration // batches), num_rows)
+    epoch = jax.random.fold_in(jax.random.fold_in(key, DATA_STREAM), iteration // batches)
+    order = shuffled(epoch, num_rows)
     return jax.lax.dynamic_slice_in_dim(order, iteration % batches * batch_size, batch_size)

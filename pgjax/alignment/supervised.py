@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array
 
 from pgjax.alignment.data import epoch_rows
-from pgjax.core.algorithm import EVALUATION_STREAM, INIT_STREAM, Key, Metrics, Params
+from pgjax.core.algorithm import DATA_STREAM, INIT_STREAM, Key, Metrics, Params
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import Scalar, field, pytree
 from pgjax.learning.optimizers import adamw, gradient_of_mean, scheduled, shuffled
@@ -83,8 +83,8 @@ def check_supervised(algorithm: Any) -> None:
         )
 
 
-def check_batches(algorithm: Any) -> None:
-    """Refuse a budget below one batch, and batches larger than the data, which is packed.
+def check_batches(algorithm: Any, group_size: int = 1) -> None:
+    """Refuse a budget below one batch, and batches larger than the data, which is packed; groups are of one row each.
 
     Raises:
         InputError: naming the field, the value and what would be accepted.
@@ -95,7 +95,7 @@ def check_batches(algorithm: Any) -> None:
             f"{name}.total_steps = {algorithm.total_steps} is less than one iteration: expected at least {size} "
             f"{algorithm.unit}"
         )
-    if algorithm.batch_size > rows:
+    if algorithm.batch_size > rows * group_size:
         raise InputError(
             f"{name}.batch_size = {algorithm.batch_size} is not accepted: {algorithm.data.source.name} has {rows} rows "
             "to train on"
@@ -149,5 +149,5 @@ def held_out_rows(data: Any, key: Key, num: int) -> Any:
     if data.held_out is None:
         raise InputError(f"{data.source.name}: held_out = 0 leaves nothing to evaluate on: expected a share above 0")
     n = data.held_out[0].shape[0]
-    chosen = shuffled(jax.random.fold_in(key, EVALUATION_STREAM), n)[: min(num, n)]
+    chosen = shuffled(jax.random.fold_in(key, DATA_STREAM), n)[: min(num, n)]
     return jax.tree.map(lambda x: x[chosen], data.held_out)

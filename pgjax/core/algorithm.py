@@ -19,6 +19,7 @@ Scores: TypeAlias = dict[str, jax.Array]
 INIT_STREAM = np.uint32(0xFFFFFFFF)
 EVALUATION_STREAM = np.uint32(0xFFFFFFFE)
 SWEEP_STREAM = np.uint32(0xFFFFFFFD)
+DATA_STREAM = np.uint32(0xFFFFFFFC)
 """Folded into a root key these give keys no iteration has: iterations are counted in int32."""
 
 
