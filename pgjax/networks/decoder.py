@@ -130,6 +130,9 @@ def run_blocks(
 ) -> tuple[Float[Array, "B T width"], Any, Any]:
     """The residual stream through all blocks.
 
+    The backward pass is given the products with weights, and computes again what lies between them, which takes less
+    time than to keep it; with `remat` it is given nothing but the stream.
+
     Args:
         attend: what the steps attend to. It is given what goes from block to block, and what belongs to the block.
         carry: what goes into the first block.
@@ -149,7 +152,8 @@ def run_blocks(
         x = x + _mlp(config, weights, normalized(config, weights["mlp_norm"], x))
         return (x, carry), own
 
-    scanned = jax.checkpoint(block) if config.remat else block
+    kept = None if config.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    scanned = jax.checkpoint(block, policy=kept, prevent_cse=False)
     (x, carry), of_blocks = jax.lax.scan(scanned, (x.astype(config.dtype), carry), (blocks, of_blocks))
     return x, carry, of_blocks
 
@@ -164,8 +168,10 @@ def attention(
 
 
 def linear(weights: Params, x: Array) -> Array:
-    """x W + b, in the precision of x."""
-    product = x @ weights["kernel"].astype(x.dtype)
+    """x W + b, in the precision of x; as a product of matrices, whose gradients XLA computes faster than those of more
+    axes."""
+    flat = x.reshape(-1, x.shape[-1]) @ weights["kernel"].astype(x.dtype)
+    product = flat.reshape(*x.shape[:-1], -1)
     return product + weights["bias"].astype(x.dtype) if "bias" in weights else product
 
 
