@@ -28,6 +28,7 @@ CHECKED = [
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
     import pgjax
     from pgjax import alignment
+    from pgjax.algorithms import algorithm_class
     from pgjax.core.metrics import numbers
     from pgjax.running.compile import forget_programs
     from pgjax.running.loop import train_chunk
@@ -113,11 +114,12 @@ def tiny_token_algorithm(tiny_language_model):
 
     def make(name, model=model, **fields):
         common = {"learning_rate": 1e-2, "batch_size": 8, "total_steps": 48} | fields
-        if name == "rlhf":
+        if name in ("rlhf", "grpo", "rloo"):
             common = {"num_epochs": 2, "num_minibatches": 2, "max_tokens": 5, "reward": "sentiment"} | common
+            common |= {} if name == "rlhf" else {"group_size": 4}
             reward = common.pop("reward")
             reward = alignment.REWARDS.make(reward) if isinstance(reward, str) else reward
-            return alignment.RLHF(model, reward, alignment.PROMPTS.make("grammar", examples=64), **common)
+            return algorithm_class(name)(model, reward, alignment.PROMPTS.make("grammar", examples=64), **common)
         if name == "lm":
             data = alignment.TEXTS.make("grammar", examples=64, length=8)
             common = {"total_steps": common["total_steps"] * 8} | {

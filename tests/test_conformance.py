@@ -39,6 +39,9 @@ MORE_ROWS = {
     "lm": {"weight_decay": 0.1, "lr_schedule": "linear"},
     "reward-model": {"weight_decay": 0.1, "lr_schedule": "constant"},
     "rlhf-after": {"score_at": "after", "whiten_rewards": True, "clip_value": True, "kl_target": 1.0},
+    "grpo": {"skip_equal": True},
+    "grpo-sequence": {"kl": "k2", "ratio": "sequence", "aggregate": "sequence", "baseline": "leave_one_out"},
+    "rloo": {"num_epochs": 1},
     "ppo-gru": {"env": "CartPole-v1", "network": GRU},
     "npg": {"env": "CartPole-v1"},
     "vpg": {"env": "CartPole-v1", "lr_schedule": "cosine"},
@@ -59,6 +62,9 @@ MORE_ROWS = {
 EPISODE = {"episodes", *(f"{x}_{y}" for x in ("return", "length") for y in ("mean", "min", "max"))}
 COMMON = EPISODE | {"entropy", "grad_norm", "learning_rate"}
 VALUE = {"value_loss", "explained_variance"}
+SAMPLED = {"reward", "kl_to_start", "kl_k1", "kl_k2", "kl_k3", "entropy", "eos_rate", "length"} | {
+    *("policy_loss", "approx_kl", "clip_fraction", "grad_norm", "learning_rate")
+}
 REPORTED = {
     "reinforce": COMMON | {"policy_loss", "counted"},
     "vpg": COMMON | VALUE | {"policy_loss"},
@@ -69,8 +75,9 @@ REPORTED = {
     "lm": {"loss", "accuracy", "grad_norm", "learning_rate"},
     "sft": {"loss", "accuracy", "grad_norm", "learning_rate"},
     "reward-model": {"log_loss", "accuracy", "margin", "grad_norm", "learning_rate"},
-    "rlhf": {"reward", "kl_to_start", "kl_k1", "kl_k2", "kl_k3", "entropy", "eos_rate", "length", "beta"}
-    | {"policy_loss", "value_loss", "approx_kl", "clip_fraction", "updates", "grad_norm", "learning_rate"},
+    "rlhf": SAMPLED | {"beta", "value_loss", "updates"},
+    "grpo": SAMPLED | {"equal_groups"},
+    "rloo": SAMPLED | {"equal_groups"},
 }
 
 

@@ -36,7 +36,7 @@ FILES = {
     ],
     "alignment": [
         *("rewards", "grammar", "tokenizers", "records", "packing", "data", "generation", "models"),
-        *("supervised", "lm", "sft", "reward_model", "scoring", "sampling", "rlhf"),
+        *("supervised", "lm", "sft", "reward_model", "scoring", "sampling", "rlhf", "grpo", "rloo"),
     ],
     "reporting": ["statistics", "plotting", "rendering"],
     "sweeping": ["space", "search", "plan", "result", "shell", "optuna"],

@@ -59,10 +59,10 @@ def test_sft_counts_the_tokens_of_completions_and_nothing_else(sft, init, step):
     assert float(metrics["loss"]) == pytest.approx(total / count, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["sft", pytest.param("rlhf", marks=pytest.mark.slow)])
-def test_micro_batches_give_the_step_of_the_whole_batch(name, sft, rlhf, init, step):
+@pytest.mark.parametrize("name", ["sft", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rlhf", "grpo"))])
+def test_micro_batches_give_the_step_of_the_whole_batch(name, sft, rlhf, tiny_token_algorithm, init, step):
     """Their rows have different numbers of tokens, so a mean of means would be another."""
-    algorithm = {"sft": sft, "rlhf": rlhf}[name]
+    algorithm = {"sft": sft, "rlhf": rlhf}.get(name) or tiny_token_algorithm(name)
     parts = dataclasses.replace(algorithm, micro_batches=4)
     state = init(algorithm, jax.random.key(0))
     (whole, metrics), (divided, of_parts) = step(algorithm, state), step(parts, state)

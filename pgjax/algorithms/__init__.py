@@ -51,6 +51,16 @@ ALGORITHMS = {
         "RLHF",
         "PPO on a language model that stays near where it started (Ziegler et al., 2019)",
     ),
+    "grpo": (
+        "alignment.grpo",
+        "GRPO",
+        "group relative policy optimisation: answers against each other, no critic (Shao et al., 2024)",
+    ),
+    "rloo": (
+        "alignment.rloo",
+        "RLOO",
+        "REINFORCE leave-one-out: an answer against the mean of the others (Ahmadian et al., 2024)",
+    ),
 }
 
 

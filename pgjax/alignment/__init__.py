@@ -3,7 +3,8 @@
 Read `rewards` (what single tokens earn where whole answers are scored); what is learned from: `grammar` (the built-in
 language), `tokenizers`, `records` (files), `packing` (arrays), `data` (both as parts); `generation`; `models` (language
 models as parts); then one file per method: `supervised` (what the next three share), `lm`, `sft`, `reward_model`,
-`scoring` (rewards as parts); `sampling` (what methods share that learn from completions of their own), `rlhf`.
+`scoring` (rewards as parts); `sampling` (what methods share that learn from completions of their own), `rlhf`,
+`grpo`, `rloo`.
 """
 
 import importlib
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pgjax.alignment.data import TEXTS as TEXTS
     from pgjax.alignment.generation import Generation as Generation
     from pgjax.alignment.generation import generate as generate
+    from pgjax.alignment.grpo import GRPO as GRPO
     from pgjax.alignment.lm import LM as LM
     from pgjax.alignment.models import LanguageModel as LanguageModel
     from pgjax.alignment.models import language_model as language_model
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pgjax.alignment.rewards import token_rewards as token_rewards
     from pgjax.alignment.rewards import whiten as whiten
     from pgjax.alignment.rlhf import RLHF as RLHF
+    from pgjax.alignment.rloo import RLOO as RLOO
     from pgjax.alignment.scoring import REWARDS as REWARDS
     from pgjax.alignment.scoring import HostReward as HostReward
     from pgjax.alignment.scoring import register_reward as register_reward
@@ -56,6 +59,8 @@ _EXPORTS = {
     "REWARDS": "alignment.scoring",
     "register_reward": "alignment.scoring",
     "RLHF": "alignment.rlhf",
+    "GRPO": "alignment.grpo",
+    "RLOO": "alignment.rloo",
 }
 __all__ = list(_EXPORTS)
 

@@ -13,16 +13,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pgjax.algorithms.on_policy import Samples
-from pgjax.algorithms.ppo import Learner, ProximalUpdate, check_micro_batches, initial_learner, optimize
+from pgjax.algorithms.ppo import Learner, ProximalUpdate, initial_learner, optimize
 from pgjax.alignment.generation import Generation
 from pgjax.alignment.models import Prompt, completion_hidden
 from pgjax.alignment.reward_model import init_score, score_of
 from pgjax.alignment.rewards import token_rewards, whiten
 from pgjax.alignment.sampling import Reading, Rollout, Sampling, distribution, prepare
 from pgjax.alignment.scoring import ModelReward
-from pgjax.alignment.supervised import SHARE_TOKENS
 from pgjax.core.algorithm import Key, Metrics, Params
-from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import Scalar, field, pytree
 from pgjax.learning import returns
 from pgjax.learning.optimizers import scheduled
@@ -100,19 +98,10 @@ class RLHF(ProximalUpdate, Sampling):
     gae_lambda: Scalar = field(
         "lambda of the generalised advantage: 0 one-step TD, 1 Monte Carlo", default=0.95, accepts="[0, 1]"
     )
-    lr_schedule: Literal["constant", "linear", "cosine"] = field(
-        "the learning rate over the run: constant, or down to 0 linearly or as a half cosine", default="linear"
-    )
-
     language_model_at = "params.policy"
 
     def __post_init__(self) -> None:
-        if self.batch_size % self.num_minibatches:
-            raise InputError(
-                f"RLHF.num_minibatches = {self.num_minibatches} does not divide batch_size = {self.batch_size}"
-            )
         prepare(self)
-        check_micro_batches(self, self.batch_size)
 
     @property
     def network(self) -> TokenPolicy:
@@ -130,12 +119,6 @@ class RLHF(ProximalUpdate, Sampling):
     def policy(self, params: Params) -> Params:
         """Without those of the critic."""
         return params["policy"]
-
-    def divides_into(self, devices: int) -> bool:
-        """Whether minibatches can be divided, with enough tokens for each device to pay."""
-        size = self.batch_size // self.num_minibatches
-        tokens = size * (self.data.train.prompt.shape[1] + self.max_tokens)
-        return size % (devices * self.micro_batches) == 0 and tokens // devices >= SHARE_TOKENS
 
     def init(self, key: Key) -> RLHFState:
         """The model as it is, with a critic."""

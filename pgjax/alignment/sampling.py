@@ -3,24 +3,27 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import KW_ONLY
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from pgjax.algorithms.ppo import check_micro_batches
 from pgjax.alignment.data import PROMPTS, Data, epoch_rows
 from pgjax.alignment.generation import Generation, generate
 from pgjax.alignment.models import LANGUAGE_MODELS, LanguageModel, Prompt, completion_logits
 from pgjax.alignment.rewards import KL_ESTIMATORS
 from pgjax.alignment.scoring import REWARDS, ModelReward, Reward, as_reward
-from pgjax.alignment.supervised import check_batches, held_out_rows
+from pgjax.alignment.supervised import SHARE_TOKENS, Sums, check_batches, held_out_rows
 from pgjax.alignment.tokenizers import TOKENIZERS
 from pgjax.core.algorithm import EVALUATION_STREAM, Key, Params, Scores
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytree
 from pgjax.core.parts import part_name
 from pgjax.learning import losses
+from pgjax.learning.optimizers import adam, gradient_of_mean, minibatch_epochs, scheduled
 from pgjax.networks.distributions import Categorical
 from pgjax.networks.transformer import Transformer
 
@@ -55,6 +58,15 @@ def distribution(
     return Categorical(logits.swapaxes(0, 1) / temperature)
 
 
+class SamplingState(NamedTuple):
+    """The `State` of learning from completions without a critic."""
+
+    key: Key
+    iteration: Array
+    params: Params
+    opt_state: Any
+
+
 @pytree
 class Sampling:
     """The hyperparameters of learning from completions of the model that learns, which stays near where it started."""
@@ -65,15 +77,28 @@ class Sampling:
     total_steps: int = field("completions to sample over the run", default=16_384, accepts="[1, inf)")
     _: KW_ONLY
     batch_size: int = field("completions per iteration", default=128, accepts="[1, inf)")
+    num_epochs: int = field("passes over the completions of an iteration", default=1, accepts="[1, inf)")
+    num_minibatches: int = field("gradient steps per epoch", default=4, accepts="[1, inf)")
     micro_batches: int = field(
-        "parts of what is read at once that are computed one after another: less memory, the same gradient",
+        "parts of a minibatch that are computed one after another: less memory, the same gradient",
         default=1,
         accepts="[1, inf)",
+    )
+    learning_rate: Scalar = field("step size of Adam", default=2.5e-4, accepts="[0, inf)")
+    lr_schedule: Literal["constant", "linear", "cosine"] = field(
+        "the learning rate over the run: constant, or down to 0 linearly or as a half cosine", default="linear"
+    )
+    max_grad_norm: Scalar = field(
+        "global norm gradients are scaled down to; inf leaves them", default=0.5, accepts="(0, inf]"
     )
     max_tokens: int = field("longest completion in tokens, EOS included", default=24, accepts="[1, inf)")
     temperature: Scalar = field("of the policy, sampling and learning alike", default=1.0, accepts="(0, inf)")
     eos_penalty: Scalar = field("taken off the score of a completion without EOS", default=1.0, accepts="[0, inf)")
 
+    group_size = 1
+    """Completions of each prompt, side by side."""
+    row = 1
+    """How many completions side by side are one row of what is learned from."""
     unit = "completions"
     language_model_at = "params"
     score = ("reward", "max")
@@ -88,15 +113,26 @@ class Sampling:
         """Whole batches within `total_steps`."""
         return self.total_steps // self.batch_size
 
+    def divides_into(self, devices: int) -> bool:
+        """Whether minibatches can be divided, with enough tokens for each device to pay."""
+        rows = self.batch_size // self.row // self.num_minibatches
+        tokens = rows * self.row * (self.data.train.prompt.shape[1] + self.max_tokens)
+        return rows % (devices * self.micro_batches) == 0 and tokens // devices >= SHARE_TOKENS
+
+    def init(self, key: Key) -> SamplingState:
+        """The model as it is."""
+        params = self.model.params
+        return SamplingState(key, jnp.int32(0), params, adam(self.learning_rate, self.max_grad_norm).init(params))
+
     def policy(self, params: Params) -> Params:
         """Those of the language model among `params`."""
         return params
 
-    def prompts(self, state: Any, group_size: int = 1) -> Prompt:
+    def prompts(self, state: Any) -> Prompt:
         """Those of the iteration after `state`, each `group_size` times side by side."""
         rows = self.data.train
-        chosen = epoch_rows(state.key, state.iteration, rows.prompt.shape[0], self.batch_size // group_size)
-        return Prompt(*(jnp.repeat(x[chosen], group_size, axis=0) for x in (rows.prompt, rows.prompt_mask)))
+        chosen = epoch_rows(state.key, state.iteration, rows.prompt.shape[0], self.batch_size // self.group_size)
+        return Prompt(*(jnp.repeat(x[chosen], self.group_size, axis=0) for x in (rows.prompt, rows.prompt_mask)))
 
     def rollout(self, state: Any, prompt: Prompt, key: Key) -> Rollout:
         """A completion of each prompt under the policy of `state`."""
@@ -196,20 +232,44 @@ class Sampling:
         return dataclasses.replace(self.model, params=self.policy(state.params), path="", sha256="")
 
 
+def learn(
+    algorithm: Sampling, state: SamplingState, rows: Any, num: int, key: Key, sums: Sums
+) -> tuple[SamplingState, dict[str, Array]]:
+    """`num_epochs` passes of Adam over the minibatches of `num` rows, and the means over them of what `sums` says."""
+    schedule, iterations = algorithm.lr_schedule, algorithm.num_iterations
+    learning_rate = scheduled(schedule, algorithm.learning_rate, state.iteration, iterations, 1.0)
+    optimizer = adam(learning_rate, algorithm.max_grad_norm)
+    gradient = gradient_of_mean(sums, (0,), algorithm.micro_batches)
+
+    def update(carry: Any, chosen: Array, rows: Any) -> tuple[Any, dict[str, Array]]:
+        params, opt_state = carry
+        grads, metrics = gradient(params, jax.tree.map(lambda x: x[chosen], rows))
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), metrics | {"grad_norm": optax.tree.norm(grads)}
+
+    epochs, minibatches = algorithm.num_epochs, algorithm.num_minibatches
+    (params, opt_state), metrics = minibatch_epochs(
+        update, (state.params, state.opt_state), key, num, epochs, minibatches, lambda _: rows
+    )
+    means = jax.tree.map(jnp.mean, metrics) | {"learning_rate": learning_rate}
+    return SamplingState(state.key, state.iteration + 1, params, opt_state), means
+
+
 def in_all(reward: Float[Array, "B"] | Float[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, "B"]:
     """The reward of each completion, summed over its real tokens where it has one for each."""
     return reward if reward.ndim == 1 else jnp.sum(jnp.where(mask, reward, 0.0), axis=1)
 
 
-def prepare(algorithm: Any, group_size: int = 1) -> None:
+def prepare(algorithm: Any) -> None:
     """Check the fields, pack the prompts, and refuse sizes that do not fit together or to the data.
 
     Raises:
         InputError: naming the field, the value and what would be accepted.
     """
-    name, model = type(algorithm).__name__, algorithm.model
     object.__setattr__(algorithm, "reward", as_reward(algorithm.reward))
     check_fields(algorithm)
+    _check_sizes(algorithm)
+    name, model = type(algorithm).__name__, algorithm.model
     room = model.network.context - algorithm.max_tokens
     if room < 1:
         raise InputError(
@@ -218,13 +278,28 @@ def prepare(algorithm: Any, group_size: int = 1) -> None:
         )
     _check_tokenizer(algorithm)
     object.__setattr__(algorithm, "data", algorithm.data.packed(model.tokenizer, room))
-    check_batches(algorithm, group_size)
+    check_batches(algorithm, algorithm.group_size)
     longest = algorithm.data.train.prompt.shape[1] + algorithm.max_tokens
     if isinstance(algorithm.reward, ModelReward) and algorithm.reward.network.context < longest:
         raise InputError(
             f"{name}.reward has context = {algorithm.reward.network.context}, and prompts with completions have up to "
             f"{longest} tokens: expected a smaller max_prompt or max_tokens"
         )
+
+
+def _check_sizes(algorithm: Any) -> None:
+    name, size, row = type(algorithm).__name__, algorithm.batch_size, algorithm.row
+    if size % algorithm.group_size:
+        raise InputError(
+            f"{name}.batch_size = {size} is not accepted: expected a multiple of {algorithm.group_size}, the "
+            "completions of a prompt"
+        )
+    if size // row % algorithm.num_minibatches:
+        raise InputError(
+            f"{name}.num_minibatches = {algorithm.num_minibatches} does not divide batch_size = {size}"
+            + (f" into whole groups of {row}" if row > 1 else "")
+        )
+    check_micro_batches(algorithm, size // row)
 
 
 def _check_tokenizer(algorithm: Any) -> None:

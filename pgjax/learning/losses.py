@@ -1,12 +1,16 @@
 """Losses, one function per published equation. Each returns one number per sample, to be averaged over real steps."""
 
+from typing import Literal, TypeAlias, get_args
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
+from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import Scalar
 
 PerSample = Float[Array, "*samples"]
+Aggregation: TypeAlias = Literal["token", "sequence", "constant"]
 
 
 def policy_gradient(log_prob: PerSample, advantage: PerSample) -> PerSample:
@@ -23,13 +27,16 @@ def surrogate(ratio: PerSample, advantage: PerSample) -> PerSample:
     return -ratio * advantage
 
 
-def ppo_clip(ratio: PerSample, advantage: PerSample, clip_eps: Scalar) -> PerSample:
+def ppo_clip(
+    ratio: PerSample, advantage: PerSample, clip_eps: Scalar, clip_eps_high: Scalar | None = None
+) -> PerSample:
     """-min(ratio A, clip(ratio, 1 - eps, 1 + eps) A) (Schulman et al., 2017, eq. 7).
 
     The minimum is a pessimistic bound: the gradient vanishes only where moving
-    further would profit from leaving the clip range.
+    further would profit from leaving the clip range. `clip_eps_high` is another eps above 1: a larger one lets
+    improbable actions grow faster (Yu et al., 2025, section 3.1).
     """
-    clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
+    clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + (clip_eps if clip_eps_high is None else clip_eps_high))
     return -jnp.minimum(ratio * advantage, clipped * advantage)
 
 
@@ -107,6 +114,39 @@ def masked_mean(x: PerSample, mask: Shaped[Array, "*samples"] | None) -> Float[A
         return jnp.mean(x)
     weight = jnp.sum(mask, dtype=jnp.float32)
     return jnp.sum(jnp.where(mask != 0, mask * x, 0.0)) / jnp.where(weight > 0.0, weight, 1.0)
+
+
+def aggregate(
+    loss: Float[Array, "B T"], mask: Shaped[Array, "B T"], how: Aggregation, length: int | None = None
+) -> Float[Array, ""]:
+    """One loss of the losses of the tokens of answers, which `mask` counts:
+
+    - `token`: their mean over all tokens of the batch (Yu et al., 2025, eq. 8): long answers weigh more;
+    - `sequence`: the mean over answers of the mean over tokens (Shao et al., 2024, eq. 3): a token of a long answer
+      weighs less, so that a wrong answer is punished less for being long;
+    - `constant`: the sum over tokens divided by a constant `length`, by default T, averaged over answers (Liu et al.,
+      2025, section 3.1): the one whose gradient is the policy gradient's, up to that constant.
+
+    Raises:
+        InputError: `how` is none of these.
+    """
+    total, weight = aggregate_sums(loss, mask, how, length)
+    return total / jnp.where(weight > 0.0, weight, 1.0)
+
+
+def aggregate_sums(
+    loss: Float[Array, "B T"], mask: Shaped[Array, "B T"], how: Aggregation, length: int | None = None
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The numerator and the denominator of `aggregate`, which add up over parts of a batch."""
+    known = get_args(Aggregation)
+    if how not in known:
+        raise InputError(f"aggregate: how = {how!r} is not accepted: expected one of {', '.join(known)}")
+    tokens = jnp.sum(mask, axis=1, dtype=jnp.float32)
+    sums = jnp.sum(jnp.where(mask != 0, mask * loss, 0.0), axis=1)
+    if how == "token":
+        return jnp.sum(sums), jnp.sum(tokens)
+    answers = jnp.sum(tokens > 0.0, dtype=jnp.float32)
+    return jnp.sum(sums / (jnp.maximum(tokens, 1.0) if how == "sequence" else (length or loss.shape[1]))), answers
 
 
 def normalized_advantage(

@@ -11,12 +11,13 @@ one. `terminated` wins where both flags are set.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import Scalar
 
 Values = Float[Array, "T *B"]
@@ -167,3 +168,52 @@ def vtrace(
     correction = _backward(lambda y, d, c: d + c * y, last, rho * delta, gamma * c * continues)
     following = jnp.concatenate([correction[1:], last[None]])
     return value + correction, delta + gamma * gae_lambda * continues * following
+
+
+def group_advantage(
+    reward: Float[Array, "N *rest"],
+    group_size: int,
+    scale: Literal["std", "none"] = "std",
+    epsilon: float = 1e-4,
+    ddof: int = 1,
+) -> Float[Array, "N *rest"]:
+    """A_i = (r_i - mean r) / (std r + epsilon) over the group of i: `group_size` answers to one question, side by side.
+
+    Shao et al. (2024), section 4.1.1, with the standard deviation of `ddof` degrees of freedom less than the group has
+    members. Scaled by it, a question counts for more the closer its answers are to all right or all wrong; with
+    `scale="none"` (Liu et al., 2025, section 3.1) all count alike, and A_i is (group_size - 1) / group_size times the
+    advantage of `leave_one_out`, whose expectation is the policy gradient.
+
+    Raises:
+        InputError: `group_size` is less than 2 or does not divide N, or `scale` is neither.
+    """
+    if scale not in ("std", "none"):
+        raise InputError(f"group_advantage: scale = {scale!r} is not accepted: expected 'std' or 'none'")
+    groups = _in_groups(reward, group_size)
+    centred = groups - jnp.mean(groups, axis=1, keepdims=True)
+    if scale == "std":
+        centred /= jnp.std(groups, axis=1, keepdims=True, ddof=ddof) + epsilon
+    return centred.reshape(reward.shape)
+
+
+def leave_one_out(reward: Float[Array, "N *rest"], group_size: int) -> Float[Array, "N *rest"]:
+    """A_i = r_i - mean of the others in the group of i (Kool et al., 2019, eq. 8; Ahmadian et al., 2024, eq. 8).
+
+    Groups are `group_size` answers to one question, side by side. The baseline knows nothing of answer i, so that the
+    expectation of A_i grad log pi is the policy gradient.
+
+    Raises:
+        InputError: `group_size` is less than 2 or does not divide N.
+    """
+    groups = _in_groups(reward, group_size)
+    others = (jnp.sum(groups, axis=1, keepdims=True) - groups) / (group_size - 1)
+    return (groups - others).reshape(reward.shape)
+
+
+def _in_groups(reward: Array, group_size: int) -> Array:
+    if group_size < 2 or reward.shape[0] % group_size:
+        raise InputError(
+            f"group_size = {group_size} is not accepted: expected 2 or more, and a divisor of the {reward.shape[0]} "
+            "rewards"
+        )
+    return reward.reshape(-1, group_size, *reward.shape[1:])
