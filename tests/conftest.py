@@ -114,9 +114,9 @@ def tiny_token_algorithm(tiny_language_model):
 
     def make(name, model=model, **fields):
         common = {"learning_rate": 1e-2, "batch_size": 8, "total_steps": 48} | fields
-        if name in ("rlhf", "grpo", "rloo"):
+        if name in ("rlhf", "grpo", "rloo", "online-dpo"):
             common = {"num_epochs": 2, "num_minibatches": 2, "max_tokens": 5, "reward": "sentiment"} | common
-            common |= {} if name == "rlhf" else {"group_size": 4}
+            common |= {"group_size": 4} if name in ("grpo", "rloo") else {}
             reward = common.pop("reward")
             reward = alignment.REWARDS.make(reward) if isinstance(reward, str) else reward
             return algorithm_class(name)(model, reward, alignment.PROMPTS.make("grammar", examples=64), **common)
@@ -128,7 +128,11 @@ def tiny_token_algorithm(tiny_language_model):
             return alignment.LM(data=data, tokenizer=model.tokenizer, network=model.network, warmup=2, **common)
         if name == "sft":
             return alignment.SFT(model, alignment.COMPLETIONS.make("grammar", examples=64), warmup=2, **common)
+        if name == "kto":
+            return alignment.KTO(model, alignment.LABELS.make("grammar", examples=64), warmup=2, **common)
         data = alignment.PREFERENCES.make("grammar", examples=64)
+        if name == "dpo":
+            return alignment.DPO(model, data, warmup=2, **common)
         return alignment.RewardModel(model, data, warmup=2, references=8, **common)
 
     def quietly(*args, **kwargs):

@@ -42,6 +42,9 @@ MORE_ROWS = {
     "grpo": {"skip_equal": True},
     "grpo-sequence": {"kl": "k2", "ratio": "sequence", "aggregate": "sequence", "baseline": "leave_one_out"},
     "rloo": {"num_epochs": 1},
+    "online-dpo": {"label_smoothing": 0.1},
+    "dpo": {"label_smoothing": 0.1},
+    "kto": {"desirable_weight": 2.0, "weight_decay": 0.1},
     "ppo-gru": {"env": "CartPole-v1", "network": GRU},
     "npg": {"env": "CartPole-v1"},
     "vpg": {"env": "CartPole-v1", "lr_schedule": "cosine"},
@@ -65,6 +68,7 @@ VALUE = {"value_loss", "explained_variance"}
 SAMPLED = {"reward", "kl_to_start", "kl_k1", "kl_k2", "kl_k3", "entropy", "eos_rate", "length"} | {
     *("policy_loss", "approx_kl", "clip_fraction", "grad_norm", "learning_rate")
 }
+IMPLICIT = {f"rewards/{x}" for x in ("chosen", "rejected", "margins", "accuracies")}
 REPORTED = {
     "reinforce": COMMON | {"policy_loss", "counted"},
     "vpg": COMMON | VALUE | {"policy_loss"},
@@ -78,6 +82,10 @@ REPORTED = {
     "rlhf": SAMPLED | {"beta", "value_loss", "updates"},
     "grpo": SAMPLED | {"equal_groups"},
     "rloo": SAMPLED | {"equal_groups"},
+    "online-dpo": SAMPLED - {"policy_loss", "approx_kl", "clip_fraction"} | IMPLICIT | {"loss", "ties"},
+    "dpo": {"loss", "logps/chosen", "logps/rejected", "grad_norm", "learning_rate"} | IMPLICIT,
+    "kto": {"loss", "kl", "grad_norm", "learning_rate"}
+    | {f"{x}/{y}" for x in ("rewards", "logps") for y in ("chosen", "rejected")},
 }
 
 

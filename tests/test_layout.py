@@ -36,7 +36,8 @@ FILES = {
     ],
     "alignment": [
         *("rewards", "grammar", "tokenizers", "records", "packing", "data", "generation", "models"),
-        *("supervised", "lm", "sft", "reward_model", "scoring", "sampling", "rlhf", "grpo", "rloo"),
+        *("supervised", "lm", "sft", "reward_model", "dpo", "kto"),
+        *("scoring", "sampling", "rlhf", "grpo", "rloo", "online_dpo"),
     ],
     "reporting": ["statistics", "plotting", "rendering"],
     "sweeping": ["space", "search", "plan", "result", "shell", "optuna"],

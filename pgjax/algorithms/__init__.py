@@ -46,6 +46,16 @@ ALGORITHMS = {
         "RewardModel",
         "scores of completions from preferences (Bradley & Terry, 1952; Christiano et al., 2017)",
     ),
+    "dpo": (
+        "alignment.dpo",
+        "DPO",
+        "direct preference optimisation: preferences as a loss on the policy (Rafailov et al., 2023)",
+    ),
+    "kto": (
+        "alignment.kto",
+        "KTO",
+        "Kahneman-Tversky optimisation: single answers called good or bad (Ethayarajh et al., 2024)",
+    ),
     "rlhf": (
         "alignment.rlhf",
         "RLHF",
@@ -60,6 +70,11 @@ ALGORITHMS = {
         "alignment.rloo",
         "RLOO",
         "REINFORCE leave-one-out: an answer against the mean of the others (Ahmadian et al., 2024)",
+    ),
+    "online-dpo": (
+        "alignment.online_dpo",
+        "OnlineDPO",
+        "dpo on completions of the policy itself, which the reward compares (Guo et al., 2024)",
     ),
 }
 

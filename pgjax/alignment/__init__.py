@@ -2,9 +2,9 @@
 
 Read `rewards` (what single tokens earn where whole answers are scored); what is learned from: `grammar` (the built-in
 language), `tokenizers`, `records` (files), `packing` (arrays), `data` (both as parts); `generation`; `models` (language
-models as parts); then one file per method: `supervised` (what the next three share), `lm`, `sft`, `reward_model`,
-`scoring` (rewards as parts); `sampling` (what methods share that learn from completions of their own), `rlhf`,
-`grpo`, `rloo`.
+models as parts); then one file per method. From fixed data: `supervised` (what they share), `lm`, `sft`,
+`reward_model`, `dpo`, `kto`. From completions of its own: `scoring` (rewards as parts), `sampling` (what they share),
+`rlhf`, `grpo`, `rloo`, `online_dpo`.
 """
 
 import importlib
@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from pgjax.alignment.data import PREFERENCES as PREFERENCES
     from pgjax.alignment.data import PROMPTS as PROMPTS
     from pgjax.alignment.data import TEXTS as TEXTS
+    from pgjax.alignment.dpo import DPO as DPO
     from pgjax.alignment.generation import Generation as Generation
     from pgjax.alignment.generation import generate as generate
     from pgjax.alignment.grpo import GRPO as GRPO
+    from pgjax.alignment.kto import KTO as KTO
     from pgjax.alignment.lm import LM as LM
     from pgjax.alignment.models import LanguageModel as LanguageModel
     from pgjax.alignment.models import language_model as language_model
+    from pgjax.alignment.online_dpo import OnlineDPO as OnlineDPO
     from pgjax.alignment.reward_model import RewardModel as RewardModel
     from pgjax.alignment.rewards import token_rewards as token_rewards
     from pgjax.alignment.rewards import whiten as whiten
@@ -55,12 +58,15 @@ _EXPORTS = {
     "LM": "alignment.lm",
     "SFT": "alignment.sft",
     "RewardModel": "alignment.reward_model",
+    "DPO": "alignment.dpo",
+    "KTO": "alignment.kto",
     "HostReward": "alignment.scoring",
     "REWARDS": "alignment.scoring",
     "register_reward": "alignment.scoring",
     "RLHF": "alignment.rlhf",
     "GRPO": "alignment.grpo",
     "RLOO": "alignment.rloo",
+    "OnlineDPO": "alignment.online_dpo",
 }
 __all__ = list(_EXPORTS)
 

@@ -96,7 +96,7 @@ class GRPO(Sampling):
         # Learn
         state, learning = learn(self, state, answers, self.batch_size, update_key, self.sums)
         clipped = learning.pop("clipped") / jnp.maximum(learning.pop("counted"), 1e-9)
-        return state, learning | credit | {"clip_fraction": clipped}
+        return state, {**learning, **credit, "clip_fraction": clipped}
 
     def credit(self, rollout: Rollout) -> tuple[Answers, dict[str, Array]]:
         """Advantages within groups, and what is to be known of the batch."""

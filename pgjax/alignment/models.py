@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from pgjax.algorithms import algorithm_class
@@ -227,3 +228,12 @@ def completion_logits(
 ) -> Float[Array, "B T vocab"]:
     """The logits that each token of the completions was predicted by: one teacher-forced pass."""
     return network.unembed(params, completion_hidden(network, params, prompt, tokens))
+
+
+def log_prob_of(
+    network: Transformer, params: Params, prompt: Prompt, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
+) -> Float[Array, "B"]:
+    """log pi(y | x) of each completion, the sum over its real tokens."""
+    logits = completion_logits(network, params, prompt, tokens)
+    log_prob = -optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
+    return jnp.sum(jnp.where(mask, log_prob, 0.0), axis=1)

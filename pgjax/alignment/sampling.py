@@ -119,7 +119,7 @@ class Sampling:
         tokens = rows * self.row * (self.data.train.prompt.shape[1] + self.max_tokens)
         return rows % (devices * self.micro_batches) == 0 and tokens // devices >= SHARE_TOKENS
 
-    def init(self, key: Key) -> SamplingState:
+    def init(self, key: Key) -> Any:
         """The model as it is."""
         params = self.model.params
         return SamplingState(key, jnp.int32(0), params, adam(self.learning_rate, self.max_grad_norm).init(params))

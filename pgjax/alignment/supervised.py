@@ -109,11 +109,18 @@ def initial_state(algorithm: Supervised, key: Key, init: Callable[[Key], Params]
     return SupervisedState(key, jnp.int32(0), params, opt_state)
 
 
-def batch_of(algorithm: Any, state: Any) -> Any:
-    """The rows that the iteration after `state` learns from."""
-    rows = algorithm.data.train
-    chosen = epoch_rows(state.key, state.iteration, rows[0].shape[0], algorithm.batch_size)
+def batch_of(algorithm: Any, state: Any, rows: Any = None) -> Any:
+    """The rows that the iteration after `state` learns from, by default of the data to train on."""
+    rows = algorithm.data.train if rows is None else rows
+    num = jax.tree.leaves(rows)[0].shape[0]
+    chosen = epoch_rows(state.key, state.iteration, num, algorithm.batch_size)
     return jax.tree.map(lambda x: x[chosen], rows)
+
+
+def of_rows(algorithm: Any, f: Callable[[Any], Any], rows: Any) -> Any:
+    """`f` of every row, given as a batch of one, a micro-batch at a time."""
+    size = min(algorithm.batch_size // algorithm.micro_batches, jax.tree.leaves(rows)[0].shape[0])
+    return jax.lax.map(lambda row: f(jax.tree.map(lambda x: x[None], row)), rows, batch_size=size)
 
 
 def learn(algorithm: Any, state: Any, batch: Any, sums: Sums) -> tuple[Any, Metrics]:
@@ -131,12 +138,7 @@ def learn(algorithm: Any, state: Any, batch: Any, sums: Sums) -> tuple[Any, Metr
 def held_out_means(algorithm: Any, params: Params, key: Key, num: int, sums: Sums) -> dict[str, Array]:
     """The means of the metrics of `sums` over `num` held-out rows, or all there are, a micro-batch at a time."""
     rows = held_out_rows(algorithm.data, key, num)
-
-    def of_row(row: Any) -> tuple[dict[str, Array], Array]:
-        return sums(params, jax.tree.map(lambda x: x[None], row))[1]
-
-    size = min(algorithm.batch_size // algorithm.micro_batches, rows[0].shape[0])
-    metrics, weight = jax.lax.map(of_row, rows, batch_size=size)
+    metrics, weight = of_rows(algorithm, lambda row: sums(params, row)[1], rows)
     return jax.tree.map(lambda x: jnp.sum(x, axis=0) / jnp.maximum(jnp.sum(weight), 1.0), metrics)
 
 

@@ -79,6 +79,60 @@ def bradley_terry(chosen: PerSample, rejected: PerSample, margin: PerSample | fl
     return jax.nn.softplus(margin - (chosen - rejected))
 
 
+def dpo(
+    chosen_log_ratio: PerSample, rejected_log_ratio: PerSample, beta: Scalar, label_smoothing: Scalar = 0.0
+) -> PerSample:
+    """-log sigmoid(beta h), h = log pi(y+) / pi_ref(y+) - log pi(y-) / pi_ref(y-) (Rafailov et al., 2023, eq. 7).
+
+    Bradley-Terry with beta log pi / pi_ref as the reward of an answer. `label_smoothing` is the probability that a
+    label is wrong, for which the loss expects that much of the other order (conservative DPO; Mitchell, 2023): its
+    minimum is at sigmoid(beta h) = 1 - label_smoothing.
+    """
+    margin = beta * (chosen_log_ratio - rejected_log_ratio)
+    return (1.0 - label_smoothing) * jax.nn.softplus(-margin) + label_smoothing * jax.nn.softplus(margin)
+
+
+def robust_dpo(
+    chosen_log_ratio: PerSample, rejected_log_ratio: PerSample, beta: Scalar, label_smoothing: Scalar
+) -> PerSample:
+    """The loss whose expectation over labels that are wrong with probability `label_smoothing` < 1/2 is that of `dpo`
+    on the right ones (Chowdhury et al., 2024, eq. 12)."""
+    right = dpo(chosen_log_ratio, rejected_log_ratio, beta)
+    wrong = dpo(rejected_log_ratio, chosen_log_ratio, beta)
+    return ((1.0 - label_smoothing) * right - label_smoothing * wrong) / (1.0 - 2.0 * label_smoothing)
+
+
+def hinge(chosen_log_ratio: PerSample, rejected_log_ratio: PerSample, beta: Scalar) -> PerSample:
+    """max(0, 1 - beta h) with h as for `dpo` (Zhao et al., 2023, eq. 1; Liu et al., 2024)."""
+    return jax.nn.relu(1.0 - beta * (chosen_log_ratio - rejected_log_ratio))
+
+
+def ipo(chosen_log_ratio: PerSample, rejected_log_ratio: PerSample, beta: Scalar) -> PerSample:
+    """(h - 1 / (2 beta))^2 with h as for `dpo` (Azar et al., 2024, eq. 17): a margin to reach, and not to exceed."""
+    return (chosen_log_ratio - rejected_log_ratio - 0.5 / beta) ** 2
+
+
+def kto(
+    log_ratio: PerSample,
+    desirable: Shaped[Array, "*samples"],
+    kl: Float[Array, ""] | float,
+    beta: Scalar,
+    desirable_weight: Scalar = 1.0,
+    undesirable_weight: Scalar = 1.0,
+) -> PerSample:
+    """w (1 - sigmoid(s beta (log pi(y) / pi_ref(y) - kl))) (Ethayarajh et al., 2024, eq. 8).
+
+    s = 1 and w = `desirable_weight` where an answer is desirable, s = -1 and w = `undesirable_weight` where it is not.
+
+    `kl` is the reference point, an estimate of KL(pi || pi_ref); it is clamped at 0, and has no gradient.
+    """
+    reference = jax.lax.stop_gradient(jnp.maximum(kl, 0.0))
+    gain = beta * (log_ratio - reference)
+    good = desirable != 0
+    weight = jnp.where(good, desirable_weight, undesirable_weight)
+    return weight * jax.nn.sigmoid(jnp.where(good, -gain, gain))
+
+
 def kl_k1(log_ratio: PerSample) -> PerSample:
     """-log r with r = pi(a|s) / pi_old(a|s), a ~ pi_old: unbiased for KL(pi_old || pi), high variance.
 
