@@ -35,7 +35,8 @@ FILES = {
         *("sinks", "session", "result", "shell"),
     ],
     "alignment": [
-        *("rewards", "grammar", "tokenizers", "records", "packing", "data", "generation", "models"),
+        *("rewards", "grammar", "addition", "corpora", "tokenizers", "records", "packing", "data"),
+        *("generation", "models"),
         *("supervised", "lm", "sft", "reward_model", "dpo", "kto"),
         *("scoring", "sampling", "rlhf", "grpo", "rloo", "online_dpo"),
     ],

@@ -1,10 +1,10 @@
 """Policies over tokens: a language model is a network, generation a rollout, teacher forcing `unroll`.
 
-Read `rewards` (what single tokens earn where whole answers are scored); what is learned from: `grammar` (the built-in
-language), `tokenizers`, `records` (files), `packing` (arrays), `data` (both as parts); `generation`; `models` (language
-models as parts); then one file per method. From fixed data: `supervised` (what they share), `lm`, `sft`,
-`reward_model`, `dpo`, `kto`. From completions of its own: `scoring` (rewards as parts), `sampling` (what they share),
-`rlhf`, `grpo`, `rloo`, `online_dpo`.
+Read `rewards` (what single tokens earn where whole answers are scored); what is learned from: `grammar` and `addition`
+(built-in languages), `corpora` (these by name), `tokenizers`, `records` (files), `packing` (arrays), `data` (both as
+parts); `generation`; `models` (language models as parts); then one file per method. From fixed data: `supervised` (what
+they share), `lm`, `sft`, `reward_model`, `dpo`, `kto`. From completions of its own: `scoring` (rewards as parts),
+`sampling` (what they share), `rlhf`, `grpo`, `rloo`, `online_dpo`.
 """
 
 import importlib
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pgjax.alignment.models import language_model as language_model
     from pgjax.alignment.online_dpo import OnlineDPO as OnlineDPO
     from pgjax.alignment.reward_model import RewardModel as RewardModel
+    from pgjax.alignment.rewards import pass_at_k as pass_at_k
     from pgjax.alignment.rewards import token_rewards as token_rewards
     from pgjax.alignment.rewards import whiten as whiten
     from pgjax.alignment.rlhf import RLHF as RLHF
@@ -43,6 +44,7 @@ _EXPORTS = {
     "Transformer": "networks.transformer",
     "load_pretrained": "networks.pretrained",
     "save_pretrained": "networks.pretrained",
+    "pass_at_k": "alignment.rewards",
     "token_rewards": "alignment.rewards",
     "whiten": "alignment.rewards",
     "TOKENIZERS": "alignment.tokenizers",

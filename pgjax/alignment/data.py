@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import jax
 from jaxtyping import Array, Int
 
+from pgjax.alignment.corpora import CORPORA
 from pgjax.alignment.packing import CompletionOptions, Options, PromptOptions, TextOptions, pack
-from pgjax.alignment.records import IN_CODE, Format, Source, grammar_records, made, read, shape
+from pgjax.alignment.records import IN_CODE, Format, Source, built_in, made, read, shape
 from pgjax.alignment.tokenizers import Tokenizer
 from pgjax.core.algorithm import DATA_STREAM, Key
 from pgjax.core.errors import InputError
@@ -23,25 +24,25 @@ from pgjax.learning.optimizers import shuffled
 
 
 @pytree
-class GrammarOptions(Options):
-    """Of what the built-in grammar makes."""
+class BuiltInOptions(Options):
+    """Of what a built-in language makes."""
 
-    examples: int = field("examples that the grammar makes", default=4096, accepts="[1, inf)")
-
-
-@pytree
-class GrammarTextOptions(TextOptions, GrammarOptions):
-    """Of running text that the grammar makes."""
+    examples: int = field("examples that the built-in language makes", default=4096, accepts="[1, inf)")
 
 
 @pytree
-class GrammarPromptOptions(PromptOptions, GrammarOptions):
-    """Of prompts that the grammar makes."""
+class BuiltInTextOptions(TextOptions, BuiltInOptions):
+    """Of running text that a built-in language makes."""
 
 
 @pytree
-class GrammarCompletionOptions(CompletionOptions, GrammarOptions):
-    """Of prompts with completions that the grammar makes."""
+class BuiltInPromptOptions(PromptOptions, BuiltInOptions):
+    """Of prompts that a built-in language makes."""
+
+
+@pytree
+class BuiltInCompletionOptions(CompletionOptions, BuiltInOptions):
+    """Of prompts with completions that a built-in language makes."""
 
 
 @pytree
@@ -78,7 +79,7 @@ class Data:
         if self.packing == (tokenizer, context):
             return self
         source, options = self.source, self.options
-        records = source.records or grammar_records(source.format, options.examples)
+        records = source.records or built_in(source.name, source.format, options.examples)
         train, held_out, lost = pack(source.format, options, records, tokenizer, context)
         because = f" ({lost})" if lost else ""
         if not len(train[0]):
@@ -95,20 +96,20 @@ class Data:
 
 
 class DataKind:
-    """Records of one format: `grammar` for those that the built-in one makes, or a file or folder by its path."""
+    """Records of one format: those of a built-in language by its name, or of a file or folder by its path."""
 
-    def __init__(self, format: Format, of_file: type, of_grammar: type) -> None:
-        self.format, self.of_file, self.of_grammar = format, of_file, of_grammar
+    def __init__(self, format: Format, of_file: type, of_built_in: type) -> None:
+        self.format, self.of_file, self.of_built_in = format, of_file, of_built_in
 
     @property
     def sentence(self) -> str:
         """The two kinds of names."""
-        return f"grammar, or a file or folder of JSON lines: {shape(self.format)}"
+        return f"{', '.join(CORPORA)}, or a file or folder of JSON lines: {shape(self.format)}"
 
     def make(self, name: str, sha256: str | None = None, **options: Any) -> Data:
         """The data of that name, not packed yet; of a file, `sha256` is the digest that it must have."""
         checked = self._options(name, self.declaration(name)(), options)
-        source = Source(self.format, name) if name == "grammar" else read(name, self.format)
+        source = Source(self.format, name) if name in CORPORA else read(name, self.format)
         if sha256 not in (None, source.sha256):
             raise InputError(f"data = {name!r} is not the file it was: its digest is {source.sha256}, not {sha256}")
         return Data(source, checked)
@@ -118,8 +119,8 @@ class DataKind:
         return Data(made(records, self.format), self._options(IN_CODE, self.of_file(), options))
 
     def describe(self, part: Any) -> Description | None:
-        """The path, the digest of what lies there and the options; of the grammar's, only the options. None for records
-        in code."""
+        """The path, the digest of what lies there and the options; of a built-in language, only the options. None for
+        records in code."""
         if not isinstance(part, Data) or part.source.format != self.format or part.source.name == IN_CODE:
             return None
         digest = {"sha256": part.source.sha256} if part.source.sha256 else {}
@@ -138,18 +139,18 @@ class DataKind:
 
     def declaration(self, name: str) -> type:
         """The class of the options."""
-        return self.of_grammar if name == "grammar" else self.of_file
+        return self.of_built_in if name in CORPORA else self.of_file
 
     def _options(self, name: str, known: Any, options: dict[str, Any]) -> Any:
         check_options(f"data {name}", options, field_types(type(known)))
         return dataclasses.replace(known, **options)
 
 
-TEXTS = DataKind("text", TextOptions, GrammarTextOptions)
-COMPLETIONS = DataKind("completion", CompletionOptions, GrammarCompletionOptions)
-PREFERENCES = DataKind("preference", CompletionOptions, GrammarCompletionOptions)
-LABELS = DataKind("label", CompletionOptions, GrammarCompletionOptions)
-PROMPTS = DataKind("prompt", PromptOptions, GrammarPromptOptions)
+TEXTS = DataKind("text", TextOptions, BuiltInTextOptions)
+COMPLETIONS = DataKind("completion", CompletionOptions, BuiltInCompletionOptions)
+PREFERENCES = DataKind("preference", CompletionOptions, BuiltInCompletionOptions)
+LABELS = DataKind("label", CompletionOptions, BuiltInCompletionOptions)
+PROMPTS = DataKind("prompt", PromptOptions, BuiltInPromptOptions)
 
 
 def epoch_rows(key: Key, iteration: Array, num_rows: int, batch_size: int) -> Int[Array, "batch_size"]:

@@ -1,4 +1,4 @@
-"""Files of JSON lines, records made in code, and the built-in grammar: text, checked, and not yet in tokens.
+"""Files of JSON lines, records made in code, and the built-in languages: text, checked, and not yet in tokens.
 
 One line is one record. Texts are strings or lists of token ids, and what else a line holds is ignored:
 
@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from pgjax.alignment.corpora import CORPORA, corpus
 from pgjax.core.errors import InputError
 
 Format: TypeAlias = Literal["text", "completion", "preference", "label", "prompt"]
@@ -52,9 +53,10 @@ class Source:
 
     format: Format
     name: str
-    """The path as it was given, `grammar`, or `IN_CODE`."""
+    """The path as it was given, the name of a built-in language, or `IN_CODE`."""
     sha256: str | None = None
-    """Of the file; of a folder, of the digests and names of its files; of records in code. None for the grammar."""
+    """Of the file; of a folder, of the digests and names of its files; of records in code. None for built-in
+    languages."""
     records: tuple[Record, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
 
@@ -71,8 +73,8 @@ def read(path: str, format: Format) -> Source:
     files = sorted(p for p in folder.iterdir() if p.suffix in wanted) if folder.is_dir() else [folder]
     if not files or not all(file.is_file() for file in files):
         raise InputError(
-            f"data = {path!r} is not known: expected 'grammar', a file of JSON lines, or a folder with such files "
-            f"(*{', *'.join(wanted)})"
+            f"data = {path!r} is not known: expected {', '.join(CORPORA)}, a file of JSON lines, or a folder with such "
+            f"files (*{', *'.join(wanted)})"
         )
     contents = {file: file.read_bytes() for file in files}
     digests = {file.name: hashlib.sha256(content).hexdigest() for file, content in contents.items()}
@@ -169,12 +171,10 @@ MAKERS: dict[Format, str] = {
     "label": "labelled",
     "prompt": "prompts",
 }
-"""Which function of `grammar` makes the records of a format."""
+"""Which function of a built-in language makes the records of a format."""
 
 
-def grammar_records(format: Format, num: int) -> tuple[Record, ...]:
-    """So many records that the built-in grammar makes, always the same."""
-    from pgjax.alignment import grammar
-
-    made = getattr(grammar, MAKERS[format])(num, 0)
-    return tuple(Record(f"grammar, example {i}", values) for i, values in enumerate(made, 1))
+def built_in(name: str, format: Format, num: int) -> tuple[Record, ...]:
+    """So many records that a built-in language makes, always the same."""
+    made = getattr(corpus(name), MAKERS[format])(num, 0)
+    return tuple(Record(f"{name}, example {i}", values) for i, values in enumerate(made, 1))

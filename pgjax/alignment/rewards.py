@@ -68,3 +68,18 @@ def whiten(
     variance = losses.masked_mean((x - mean) ** 2, mask) * count / jnp.maximum(count - 1.0, 1.0)
     whitened = (x - mean) / jnp.sqrt(variance + 1e-8)
     return whitened if shift_mean else whitened + mean
+
+
+def pass_at_k(passed: Shaped[Array, "prompts n"], k: int) -> Float[Array, "prompts"]:
+    """1 - C(n - c, k) / C(n, k) with c of n answers to a prompt that pass: the unbiased estimate of the probability
+    that one of k does (Chen et al., 2021, eq. 1).
+
+    Raises:
+        InputError: `k` is not between 1 and n.
+    """
+    n = passed.shape[1]
+    if not 1 <= k <= n:
+        raise InputError(f"pass_at_k: k = {k} is not accepted: expected 1 to {n}, the number of answers")
+    wrong = n - jnp.sum(passed != 0, axis=1)
+    none_of_k = jnp.prod(jnp.clip((wrong[:, None] - jnp.arange(k)) / (n - jnp.arange(k)), 0.0), axis=1)
+    return 1.0 - none_of_k

@@ -14,7 +14,7 @@ from pgjax.algorithms.ppo import check_micro_batches
 from pgjax.alignment.data import PROMPTS, Data, epoch_rows
 from pgjax.alignment.generation import Generation, generate
 from pgjax.alignment.models import LANGUAGE_MODELS, LanguageModel, Prompt, completion_logits
-from pgjax.alignment.rewards import KL_ESTIMATORS
+from pgjax.alignment.rewards import KL_ESTIMATORS, pass_at_k
 from pgjax.alignment.scoring import REWARDS, ModelReward, Reward, as_reward
 from pgjax.alignment.supervised import SHARE_TOKENS, Sums, check_batches, held_out_rows
 from pgjax.alignment.tokenizers import TOKENIZERS
@@ -93,6 +93,11 @@ class Sampling:
     )
     max_tokens: int = field("longest completion in tokens, EOS included", default=24, accepts="[1, inf)")
     temperature: Scalar = field("of the policy, sampling and learning alike", default=1.0, accepts="(0, inf)")
+    passes: int = field(
+        "completions of each prompt of an evaluation; of several it says how often one earns at least 1 (pass@k)",
+        default=1,
+        accepts="[1, inf)",
+    )
     eos_penalty: Scalar = field("taken off the score of a completion without EOS", default=1.0, accepts="[0, inf)")
 
     group_size = 1
@@ -209,7 +214,8 @@ class Sampling:
     def evaluate(self, state: Any, key: Key, num: int) -> Scores:
         """Of one completion for each of `num` held-out prompts, or all there are: `reward` (without the penalty for a
         missing EOS), `kl_to_start` per completion, `entropy` per token, `eos_rate`, `length`, and `win_rate` against a
-        completion by the model that the run started from, ties counting half."""
+        completion by the model that the run started from, ties counting half. With `passes` = k > 1 also `pass@1` and
+        `pass@k`, the share of k completions that earn at least 1, and of prompts with such a one among k."""
         rows = held_out_rows(self.data, key, num)
         prompt, key = Prompt(rows.prompt, rows.prompt_mask), jax.random.fold_in(key, EVALUATION_STREAM)
         completion, by_start = (
@@ -225,7 +231,18 @@ class Sampling:
             "eos_rate": jnp.mean(self.ended(completion)),
             "length": jnp.mean(jnp.sum(real, axis=0, dtype=jnp.float32)),
             "win_rate": jnp.mean(jnp.where(score == start_score, 0.5, score > start_score)),
+            **(self.passed(state, prompt, jax.random.fold_in(key, 2)) if self.passes > 1 else {}),
         }
+
+    def passed(self, state: Any, prompt: Prompt, key: Key) -> Scores:
+        """`pass@1` and `pass@k` of k = `passes` completions."""
+
+        def of_one(key: Key) -> Array:
+            completion = self.sampled(self.policy(state.params), prompt, key)
+            return in_all(self.rewarded(prompt, completion), completion.mask) >= 1.0
+
+        found = jax.lax.map(of_one, jax.random.split(key, self.passes)).T
+        return {f"pass@{k}": jnp.mean(pass_at_k(found, k)) for k in (1, self.passes)}
 
     def language_model(self, state: Any) -> LanguageModel:
         """The policy of `state`."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from pgjax.alignment import grammar
+from pgjax.alignment import addition, grammar
 from pgjax.alignment.generation import Generation
 from pgjax.alignment.models import Prompt, check_digest, digest_of, is_run, kind_of_model, nested
 from pgjax.alignment.reward_model import Reference, score_at_last
@@ -55,6 +55,8 @@ class TracedReward:
 NAMED_REWARDS = {
     "sentiment": TracedReward(grammar.sentiment, TOKENIZERS.make("grammar")),
     "grammatical": TracedReward(grammar.is_grammatical, TOKENIZERS.make("grammar")),
+    "addition": TracedReward(addition.is_right, TOKENIZERS.make("addition")),
+    "addition-format": TracedReward(addition.is_number, TOKENIZERS.make("addition")),
 }
 
 

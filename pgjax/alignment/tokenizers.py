@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from pgjax.alignment.corpora import CORPORA, corpus
 from pgjax.core.errors import InputError, nearest
 from pgjax.core.parts import Description, check_options, dataclass_options
 
@@ -167,7 +168,8 @@ def tokenizer_file(
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise InputError(
-            f"tokenizer = {path!r} is not known: expected 'bytes', 'grammar', or a tokenizer.json or a folder with one"
+            f"tokenizer = {path!r} is not known: expected bytes, {', '.join(CORPORA)}, or a tokenizer.json or a folder "
+            "with one"
         )
     content = file.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
@@ -212,29 +214,28 @@ def _defined(name: str, tokenizer: Any, folder: Path) -> Iterator[int]:
 
 
 class Tokenizers:
-    """`bytes`, `grammar` (the words of the built-in grammar), or a `tokenizer.json` by its path."""
+    """`bytes`, the words of a built-in language by its name, or a `tokenizer.json` by its path."""
 
-    sentence = "bytes, grammar, or the path of a tokenizer.json or of a folder with one"
+    sentence = f"bytes, {', '.join(CORPORA)}, or the path of a tokenizer.json or of a folder with one"
 
     def make(self, name: str, **options: Any) -> Any:
         """The tokenizer of that name; a file has the options `sha256`, `eos` and `pad` of `tokenizer_file`."""
-        known = () if name in ("bytes", "grammar") else ("sha256", "eos", "pad")
+        known = () if name in ("bytes", *CORPORA) else ("sha256", "eos", "pad")
         check_options(f"tokenizer {name}", options, known)
         if name == "bytes":
             return Bytes()
-        if name == "grammar":
-            from pgjax.alignment.grammar import WORDS
-
-            return Words(WORDS)
+        if name in CORPORA:
+            return Words(corpus(name).WORDS)
         return tokenizer_file(name, **options)
 
     def describe(self, part: Any) -> Description | None:
         """Its name; of a file also the digest, `eos` and `pad`. None for other lists of words."""
         if isinstance(part, TokenizerFile):
             return {"name": part.path, "options": {"sha256": part.sha256, "eos": part.eos, "pad": part.pad}}
-        if part == Bytes():
-            return {"name": "bytes", "options": {}}
-        return {"name": "grammar", "options": {}} if part == self.make("grammar") else None
+        for name in ("bytes", *CORPORA):
+            if part == self.make(name):
+                return {"name": name, "options": {}}
+        return None
 
     def with_options(self, part: Any, **options: Any) -> Any:
         """The same file with another `eos` or `pad`; of somebody's own tokenizer, other fields."""
