@@ -59,7 +59,7 @@ def test_rewards_are_those_of_python():
     np.testing.assert_array_equal(addition.is_number(tokens, mask, prompt), numbers)
     np.testing.assert_array_equal(addition.is_right(tokens[:, :1], mask[:, :1], prompt), np.zeros(300))
     np.testing.assert_array_equal(addition.is_right(tokens, mask, prompt[:, 1:]), np.zeros(300))
-    assert 30 < np.sum(expected) < np.sum(numbers) < 200
+    assert 10 < np.sum(expected) < np.sum(numbers) < 200
 
 
 @pytest.mark.parametrize("kind", [TEXTS, COMPLETIONS, PREFERENCES, LABELS, PROMPTS])

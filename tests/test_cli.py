@@ -69,7 +69,10 @@ def test_final_line(capsys, tmp_path, monkeypatch):
     [
         (["trian"], "command = 'trian' is not known: did you mean train?"),
         (["train"], f"needs an algorithm first, one of: {', '.join(ALGORITHMS)}"),
-        (["train", "pppo", "--env", "CartPole-v1"], "algorithm = 'pppo' is not known: did you mean ppo or trpo?"),
+        (
+            ["train", "pppo", "--env", "CartPole-v1"],
+            "algorithm = 'pppo' is not known: did you mean ppo or dpo or trpo?",
+        ),
         (["train", "ppo"], "needs --env: environment id; pgjax envs lists them"),
         (["train", "ppo", "--env", "CartPole"], "did you mean CartPole-v1"),
         (["train", "ppo", "--env", "CartPole-v1", "--learning-rat", "1"], "--learning-rate"),

@@ -232,10 +232,14 @@ def test_every_method_continues_to_the_same_bits_in_a_new_process(chain, tiny_to
         "sft": tiny_token_algorithm("sft", model=model),
         "reward-model": tiny_token_algorithm("reward-model", model=model),
         "rlhf": tiny_token_algorithm("rlhf", model=model, reward=reward, kl_target=1.0),
+        "grpo": tiny_token_algorithm("grpo", model=model, reward=reward),
+        "online-dpo": tiny_token_algorithm("online-dpo", model=model, reward=reward),
+        "dpo": tiny_token_algorithm("dpo", model=model),
+        "kto": tiny_token_algorithm("kto", model=model),
     }
     kept = {"checkpoint_every": 2, "episodes": 4}
     cases = {name: (algorithm, kept) for name, algorithm in algorithms.items()}
-    cases |= {f"{name}-population": (algorithms[name], kept | {"seeds": 2}) for name in ("lm", "rlhf")}
+    cases |= {f"{name}-population": (algorithms[name], kept | {"seeds": 2}) for name in ("lm", "rlhf", "dpo")}
     assert_they_end_alike(whole_and_stopped(tmp_path, cases), cases)
 
 
@@ -261,6 +265,28 @@ def pg(capsys, tmp_path, monkeypatch):
 
 def figures(out):
     return dict(re.findall(r"(\w+)=(\S+)", out.splitlines()[-1]))
+
+
+@pytest.mark.slow
+def test_methods_beside_rlhf_on_the_command_line(pg, tmp_path):
+    """On sums: trained, evaluated, plotted, swept and spoken to."""
+    sums = ["--data", "addition", "--examples", "64", *TINY]
+    tokens = ["--tokenizer", "addition", "--length", "8", "--context", "32", "--total-steps", "512"]
+    pg("train", "lm", *tokens, "--directory", "lm", *NETWORK, *sums)
+    sampling = ["--reward", "addition", "--max-tokens", "3", "--num-minibatches", "2", "--passes", "4"]
+    for name in ("dpo", "kto", "grpo", "rloo", "online-dpo"):
+        samples = name in ("grpo", "rloo", "online-dpo")
+        start = ["--model", "lm", "--total-steps", "32", *sums, *(sampling if samples else [])]
+        out = pg("train", name, *start, "--directory", name)
+        assert figures(out)["model"] == "lm"
+        scores = pg("evaluate", name, "--episodes", "4", "--no-cache")
+        assert ("pass@4" in scores) == samples
+        assert ("rewards/margins" in scores) != samples
+        assert pg("generate", name, "--prompt", "1 + 2 =", "--no-cache").startswith("1 + 2 =")
+        assert pg("plot", name, "--out", "curves").split() == ["curves.png", "curves.svg"]
+        assert figures(pg("resume", name, "--total-steps", "48", "--no-cache"))["steps"] == "48"
+        out = pg("sweep", name, *start, "--beta", "0.1,1", "--directory", f"{name}s")
+        assert (figures(out)["settings"], figures(out)["failed"]) == ("2", "0")
 
 
 @pytest.mark.slow
