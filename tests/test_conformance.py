@@ -43,7 +43,7 @@ MORE_ROWS = {
     "grpo-sequence": {"kl": "k2", "ratio": "sequence", "aggregate": "sequence", "baseline": "leave_one_out"},
     "rloo": {"num_epochs": 1},
     "online-dpo": {"label_smoothing": 0.1},
-    "dpo": {"label_smoothing": 0.1},
+    "dpo": {"label_smoothing": 0.1, "weight_decay": 0.1},
     "kto": {"desirable_weight": 2.0, "weight_decay": 0.1},
     "ppo-gru": {"env": "CartPole-v1", "network": GRU},
     "npg": {"env": "CartPole-v1"},
@@ -171,6 +171,7 @@ def idle(algorithm):
         "gae_lambda": getattr(algorithm, "advantage", "gae") == "n_step",
         "backtrack": True,  # full steps are accepted here; tests/test_tabular.py has one that is not
         "clip_eps": objective in ("cpi", "kl_penalty") and not algorithm.clip_value,
+        "eos_penalty": hasattr(algorithm, "label"),  # both of a pair are without EOS here, and labels alone matter
     }
     if isinstance(algorithm, pgjax.NPG):
         off |= {"learning_rate": step_rule == "max_kl", "max_kl": step_rule == "learning_rate"}
@@ -183,6 +184,7 @@ def varied(algorithm):
         "target_kl": 1e-7,
         "ent_coef": 0.3,
         "clip_eps": 1e-3,
+        "clip_eps_high": 1e-3,
         "max_grad_norm": 1e-3,
         "adaptive_kl": 1e-7,
         "backtrack": 0.1,
