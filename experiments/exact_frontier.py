@@ -83,27 +83,25 @@ def reference() -> LanguageModel:
     return LanguageModel(network, TOKENIZER, params)
 
 
+def sampling(cls: Any, iterations: int, batch_size: int = 256, **fields: Any) -> Any:
+    """A method that samples completions of the reference and is told their reward."""
+    prompts = alignment.PROMPTS.of([{"prompt": ""}] * batch_size, held_out=0)
+    common = {"batch_size": batch_size, "max_tokens": T, "learning_rate": 3e-3, "eos_penalty": 0.0}
+    common |= {"num_epochs": 4, "num_minibatches": 2}
+    return cls(reference(), count, prompts, batch_size * iterations, **(common | fields))
+
+
 def rlhf(iterations: int, batch_size: int = 256) -> alignment.RLHF:
     """Advantages are not normalised: at the optimum they vanish, and so does their noise."""
-    return alignment.RLHF(
-        reference(),
-        count,
-        alignment.PROMPTS.of([{"prompt": ""}] * batch_size, held_out=0),
-        batch_size=batch_size,
-        total_steps=batch_size * iterations,
-        max_tokens=T,
-        learning_rate=3e-3,
-        num_minibatches=2,
-        normalize_advantage="none",
-        eos_penalty=0.0,
-    )
+    return sampling(alignment.RLHF, iterations, batch_size, normalize_advantage="none")
 
 
-def train(algorithm: alignment.RLHF, betas: tuple[float, ...], keys: jax.Array) -> Any:
+def train(algorithm: Any, betas: tuple[float, ...], keys: jax.Array) -> Any:
     """The parameters of all policies, `[betas * keys, ...]`, as one mapped program."""
 
     def member(beta: jax.Array, key: jax.Array) -> Any:
-        return pgjax.train(dataclasses.replace(algorithm, beta=beta), key)[0].params["policy"]
+        state, _ = pgjax.train(dataclasses.replace(algorithm, beta=beta), key)
+        return algorithm.language_model(state).params
 
     return jax.jit(jax.vmap(member))(np.repeat(np.float32(betas), len(keys)), jnp.tile(keys, len(betas)))
 

@@ -14,7 +14,6 @@ preference_frontier.md (table) and preference_frontier.png.
 """
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,9 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from common import markdown, pyplot, text_of, write_report
-from exact_frontier import COMPLETIONS, REF_LOG_PROB, REWARD, TOKENIZER, Found, T, count, evaluated, optimum
+from exact_frontier import COMPLETIONS, REF_LOG_PROB, REWARD, TOKENIZER, Found, T, evaluated, optimum, sampling, train
 
-import pgjax
 from pgjax import alignment
 from pgjax.reporting.statistics import interquartile_mean
 from pgjax.running.config import to_config
@@ -37,23 +35,13 @@ BATCH = 256
 @dataclasses.dataclass(frozen=True)
 class Options:
     betas: Annotated[tuple[float, ...], tyro.conf.arg(help="weights of the KL term, descending")] = (
-        2,
-        1,
-        0.5,
-        0.3,
+        exact_frontier.Options.betas
     )
-    seeds: Annotated[int, tyro.conf.arg(help="seeds per weight")] = 8
+    seeds: Annotated[int, tyro.conf.arg(help="seeds per weight")] = exact_frontier.Options.seeds
     iterations: Annotated[int, tyro.conf.arg(help="of methods that sample, of 256 completions")] = 120
     pairs: Annotated[int, tyro.conf.arg(help="preferences that DPO learns from; KTO, twice as many answers")] = 32_768
     epochs: Annotated[int, tyro.conf.arg(help="passes over them")] = 4
     out: Annotated[Path, tyro.conf.arg(help="directory of the results")] = Path("experiments/results")
-
-
-def sampling(cls: Any, iterations: int, **fields: Any) -> Any:
-    """A method that samples, with as many gradient steps as RLHF."""
-    prompts = alignment.PROMPTS.of([{"prompt": ""}] * BATCH, held_out=0)
-    common = {"batch_size": BATCH, "max_tokens": T, "learning_rate": 3e-3, "num_minibatches": 2, "eos_penalty": 0.0}
-    return cls(exact_frontier.reference(), count, prompts, BATCH * iterations, **(common | {"num_epochs": 4} | fields))
 
 
 def draws(num: int, seed: int) -> np.ndarray:
@@ -103,17 +91,6 @@ def algorithms(options: Options) -> dict[str, Any]:
     }
 
 
-def train(algorithm: Any, betas: tuple[float, ...], seeds: int) -> Any:
-    """The parameters of all policies, `[betas * seeds, ...]`, as one mapped program."""
-    policy: Callable[[Any], Any] = algorithm.policy if hasattr(algorithm, "policy") else lambda params: params
-
-    def member(beta: jax.Array, key: jax.Array) -> Any:
-        return policy(pgjax.train(dataclasses.replace(algorithm, beta=beta), key)[0].params)
-
-    keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
-    return jax.jit(jax.vmap(member))(np.repeat(np.float32(betas), seeds), jnp.tile(keys, len(betas)))
-
-
 def table(options: Options, found: dict[str, Found]) -> str:
     header = ["beta", "E[r]", "KL", "share of the frontier, %", "share of the objective, %"]
     rows = []
@@ -145,10 +122,10 @@ def plot(options: Options, found: dict[str, Found], path: Path) -> None:
 
 
 def main(options: Options) -> None:
-    methods = algorithms(options)
-    found = {}
+    methods, found = algorithms(options), {}
+    keys = jax.vmap(jax.random.key)(jnp.arange(options.seeds))
     for name, algorithm in methods.items():
-        policies = train(algorithm, options.betas, options.seeds)
+        policies = train(algorithm, options.betas, keys)
         found[name] = evaluated(algorithm.model.network, policies, options.betas)
         print(name, found[name].of_objective.mean(axis=1).round(3), found[name].kl.mean(axis=1).round(3), flush=True)
     configs = {name: to_config(algorithm) for name, algorithm in methods.items()}

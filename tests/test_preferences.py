@@ -1,13 +1,13 @@
 """Methods that learn from preferences and labels, against slow loops over single answers."""
 
 import dataclasses
-import functools
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference_text import answers_of, slow_log_probs
 
 import pgjax
 from pgjax import losses
@@ -34,27 +34,6 @@ def online(tiny_token_algorithm):
 
 def sigmoid(x):
     return 1.0 / (1.0 + np.exp(-x))
-
-
-@functools.cache
-def logits_of(network):
-    return jax.jit(network.logits)
-
-
-def slow_log_probs(model, params, answers):
-    """log pi of each (prompt, completion), read alone and without padding in it."""
-    logits = logits_of(model.network)
-    found = []
-    for prompt, completion in answers:
-        whole = np.resize([*prompt, *completion], model.network.context)
-        log_prob = np.asarray(jax.nn.log_softmax(logits(params, whole[None])[0]))
-        found.append(sum(log_prob[len(prompt) + t - 1, token] for t, token in enumerate(completion)))
-    return np.array(found)
-
-
-def answers_of(prompt, prompt_mask, completion, mask):
-    arrays = [np.asarray(x) for x in (prompt, prompt_mask, completion, mask)]
-    return [(p[pm].tolist(), c[cm].tolist()) for p, pm, c, cm in zip(*arrays, strict=True)]
 
 
 def test_losses_of_pairs_are_their_formulas():
@@ -196,17 +175,6 @@ def test_drawn_labels_have_the_probability_of_bradley_terry(online, init):
         return jnp.mean(jax.vmap(lambda key: online.labelled(rollout, key)[0].first)(keys), axis=0)
 
     np.testing.assert_allclose(firsts(state), sigmoid(np.array([1.0, -2.0, 0.0, 1.5])), atol=0.03)
-
-
-@pytest.mark.parametrize("name", ["dpo", "kto"])
-@pytest.mark.slow
-def test_micro_batches_give_the_step_of_the_whole_batch(name, dpo, kto, init, step):
-    algorithm = {"dpo": dpo, "kto": kto}[name]
-    parts = dataclasses.replace(algorithm, micro_batches=4)
-    state = init(algorithm, jax.random.key(0))
-    (whole, metrics), (divided, of_parts) = step(algorithm, state), step(parts, state)
-    chex.assert_trees_all_close(divided.params, whole.params, atol=2e-5)
-    chex.assert_trees_all_close(of_parts, metrics, rtol=1e-4, atol=1e-5)
 
 
 def test_bad_options_are_refused(dpo, kto, online):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference_text import answers_of, slow_log_probs
 
 import pgjax
 from pgjax import alignment, losses
@@ -38,28 +39,20 @@ def moved(rlhf, init, step):
     return step(rlhf, init(rlhf, jax.random.key(0)))[0]
 
 
-def rows_of(prompt, prompt_mask, completion, mask):
-    """The real tokens of each row: a prompt and its completion."""
-    arrays = [np.asarray(x) for x in (prompt, prompt_mask, completion, mask)]
-    return [(p[pm].tolist(), c[cm].tolist()) for p, pm, c, cm in zip(*arrays, strict=True)]
-
-
 def test_sft_counts_the_tokens_of_completions_and_nothing_else(sft, init, step):
     state = init(sft, jax.random.key(0))
     batch = data_parts.epoch_rows(state.key, 0, sft.data.train.prompt.shape[0], 8)
     rows = jax.tree.map(lambda x: x[batch], sft.data.train)
-    total, count = 0.0, 0
-    network, logits = sft.model.network, jax.jit(sft.model.network.logits)
-    for prompt, completion in rows_of(*rows):
-        whole = np.resize([*prompt, *completion], network.context)
-        log_probs = np.asarray(jax.nn.log_softmax(logits(sft.model.params, whole[None])[0]))
-        total -= sum(log_probs[len(prompt) + t - 1, token] for t, token in enumerate(completion))
-        count += len(completion)
+    answers = answers_of(*rows)
+    total = -slow_log_probs(sft.model, sft.model.params, answers).sum()
+    count = sum(len(completion) for _, completion in answers)
     _, metrics = step(sft, state)
     assert float(metrics["loss"]) == pytest.approx(total / count, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["sft", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rlhf", "grpo"))])
+@pytest.mark.parametrize(
+    "name", ["sft", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rlhf", "grpo", "dpo", "kto"))]
+)
 def test_micro_batches_give_the_step_of_the_whole_batch(name, sft, rlhf, tiny_token_algorithm, init, step):
     """Their rows have different numbers of tokens, so a mean of means would be another."""
     algorithm = {"sft": sft, "rlhf": rlhf}.get(name) or tiny_token_algorithm(name)
@@ -71,7 +64,7 @@ def test_micro_batches_give_the_step_of_the_whole_batch(name, sft, rlhf, tiny_to
 
 
 def test_what_is_held_out_never_trains_and_what_trains_is_never_judged(sft, init, step):
-    train, held_out = ({tuple(p) for p, _ in rows_of(*rows)} for rows in (sft.data.train, sft.data.held_out))
+    train, held_out = ({tuple(p) for p, _ in answers_of(*rows)} for rows in (sft.data.train, sft.data.held_out))
     assert train
     assert held_out
     assert not train & held_out

@@ -51,8 +51,8 @@ class Learner(NamedTuple):
 
 
 @pytree
-class ProximalUpdate:
-    """The gradient steps of PPO and their loss, whoever collects: with a `network`, what `optimize` asks for."""
+class MinibatchUpdate:
+    """The hyperparameters of passing over what was collected in minibatches."""
 
     _: KW_ONLY
     num_epochs: int = field("passes over each collected batch", default=4, accepts="[1, inf)")
@@ -66,6 +66,13 @@ class ProximalUpdate:
     max_grad_norm: Scalar = field(
         "global norm gradients are scaled down to; inf leaves them", default=0.5, accepts="(0, inf]"
     )
+
+
+@pytree
+class ProximalUpdate(MinibatchUpdate):
+    """The gradient steps of PPO and their loss, whoever collects: with a `network`, what `optimize` asks for."""
+
+    _: KW_ONLY
     objective: Literal["clip", "cpi", "kl_penalty", "clip_kl"] = field(
         "the policy's loss: ratio clipped, left alone, penalised by the KL divergence, or clipped and penalised",
         default="clip",

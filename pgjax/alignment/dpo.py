@@ -1,6 +1,5 @@
 """Direct preference optimisation: preferences without a reward model, as a loss on the policy's own probabilities."""
 
-import dataclasses
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -8,20 +7,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pgjax.alignment.data import PREFERENCES, Data
-from pgjax.alignment.models import LANGUAGE_MODELS, LanguageModel, Prompt, log_prob_of
+from pgjax.alignment.models import LANGUAGE_MODELS, LanguageModel, both_answers, log_prob_of
 from pgjax.alignment.packing import Preferences
 from pgjax.alignment.supervised import (
     Supervised,
     batch_of,
-    check_supervised,
     held_out_means,
+    in_parts,
     initial_state,
     learn,
-    of_rows,
+    prepare_supervised,
 )
 from pgjax.core.algorithm import Key, Metrics, Params, Scores
 from pgjax.core.errors import InputError
-from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytree
+from pgjax.core.hyperparameters import TRACED, Scalar, field, pytree
 from pgjax.learning import losses
 
 
@@ -62,15 +61,13 @@ class DPO(Supervised):
     language_model_at = "params"
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        prepare_supervised(self)
         _check(self)
-        object.__setattr__(self, "data", self.data.packed(self.model.tokenizer, self.model.network.context))
-        check_supervised(self)
 
     def init(self, key: Key) -> PreferenceState:
         """The model as it is, and what it says of the data."""
         state = initial_state(self, key, lambda _: self.model.params)
-        return PreferenceState(*state, of_rows(self, self.referred, self.data.train)[:, 0])
+        return PreferenceState(*state, in_parts(self.referred, self.data.train, self.batch_size // self.micro_batches))
 
     def step(self, state: PreferenceState) -> tuple[PreferenceState, Metrics]:
         """One batch of pairs, one gradient step."""
@@ -84,10 +81,7 @@ class DPO(Supervised):
 
     def log_probs(self, params: Params, rows: Preferences) -> Float[Array, "B 2"]:
         """log pi of the chosen and the rejected answers, read in one pass."""
-        prompt = Prompt(*(jnp.concatenate([x, x]) for x in (rows.prompt, rows.prompt_mask)))
-        tokens = jnp.concatenate([rows.chosen, rows.rejected])
-        mask = jnp.concatenate([rows.chosen_mask, rows.rejected_mask])
-        return log_prob_of(self.model.network, params, prompt, tokens, mask).reshape(2, -1).T
+        return log_prob_of(self.model.network, params, *both_answers(rows)).reshape(2, -1).T
 
     def sums(
         self, params: Params, batch: tuple[Preferences, Float[Array, "B 2"]]
@@ -123,7 +117,7 @@ class DPO(Supervised):
 
     def language_model(self, state: PreferenceState) -> LanguageModel:
         """The model of `state`."""
-        return dataclasses.replace(self.model, params=state.params, path="", sha256="")
+        return self.model.with_params(state.params)
 
 
 def _check(dpo: DPO) -> None:

@@ -9,7 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pgjax.alignment.models import Prompt
 from pgjax.alignment.rewards import KL_ESTIMATORS
-from pgjax.alignment.sampling import Rollout, Sampling, SamplingState, distribution, learn, prepare
+from pgjax.alignment.sampling import Rollout, Sampling, distribution, learn, prepare
+from pgjax.alignment.supervised import ModelState
 from pgjax.core.algorithm import Metrics, Params
 from pgjax.core.hyperparameters import Scalar, field, pytree
 from pgjax.learning import losses, returns
@@ -83,7 +84,7 @@ class GRPO(Sampling):
                 stacklevel=3,
             )
 
-    def step(self, state: SamplingState) -> tuple[SamplingState, Metrics]:
+    def step(self, state: ModelState) -> tuple[ModelState, Metrics]:
         """`group_size` completions for each prompt of a batch, and `num_epochs` passes over its minibatches."""
         sample_key, update_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
 

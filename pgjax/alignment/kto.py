@@ -1,6 +1,5 @@
 """Kahneman-Tversky optimisation: answers that were called good or bad by themselves, without pairs."""
 
-import dataclasses
 from typing import Annotated
 
 import jax
@@ -14,15 +13,15 @@ from pgjax.alignment.packing import Labelled
 from pgjax.alignment.supervised import (
     Supervised,
     batch_of,
-    check_supervised,
     held_out_rows,
+    in_parts,
     initial_state,
     learn,
-    of_rows,
+    prepare_supervised,
 )
 from pgjax.core.algorithm import Key, Metrics, Params, Scores
 from pgjax.core.errors import InputError
-from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytree
+from pgjax.core.hyperparameters import TRACED, Scalar, field, pytree
 from pgjax.core.metrics import Mean
 from pgjax.learning import losses
 
@@ -50,9 +49,7 @@ class KTO(Supervised):
     language_model_at = "params"
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        object.__setattr__(self, "data", self.data.packed(self.model.tokenizer, self.model.network.context))
-        check_supervised(self)
+        prepare_supervised(self)
         if self.batch_size < 2:
             raise InputError(
                 f"KTO.batch_size = {self.batch_size} is not accepted: expected 2 or more, for mismatched pairs"
@@ -61,7 +58,7 @@ class KTO(Supervised):
     def init(self, key: Key) -> PreferenceState:
         """The model as it is, and what it says of the data."""
         state = initial_state(self, key, lambda _: self.model.params)
-        return PreferenceState(*state, self.referred(self.data.train))
+        return PreferenceState(*state, self.log_probs(self.model.params, self.data.train))
 
     def step(self, state: PreferenceState) -> tuple[PreferenceState, Metrics]:
         """One batch of completions, one gradient step."""
@@ -70,13 +67,9 @@ class KTO(Supervised):
         state, metrics = learn(self, state, (rows, reference, kl), self.sums)
         return state, _by_label(metrics)
 
-    def referred(self, rows: Labelled) -> Float[Array, "B"]:
-        """log pi_ref of completions."""
-        return self.log_probs(self.model.params, rows)
-
     def log_probs(self, params: Params, rows: Labelled) -> Float[Array, "B"]:
         """log pi of completions, read in parts."""
-        return of_rows(self, lambda row: self.log_prob(params, row), rows)[:, 0]
+        return in_parts(lambda part: self.log_prob(params, part), rows, self.batch_size // self.micro_batches)
 
     def log_prob(self, params: Params, rows: Labelled) -> Float[Array, "B"]:
         """log pi of completions, read at once."""
@@ -126,13 +119,12 @@ class KTO(Supervised):
 
     def language_model(self, state: PreferenceState) -> LanguageModel:
         """The model of `state`."""
-        return dataclasses.replace(self.model, params=state.params, path="", sha256="")
+        return self.model.with_params(state.params)
 
 
 def _by_label(metrics: Metrics) -> Metrics:
     """Means over the completions of either label, instead of over all."""
-    counts = {"chosen": metrics.pop("desirable"), "rejected": metrics.pop("undesirable")}
-    return {
-        name: Mean(x, counts[name.partition("/")[2]]) if name.partition("/")[2] in counts else x
-        for name, x in metrics.items()
-    }
+    for label, count in (("chosen", metrics.pop("desirable")), ("rejected", metrics.pop("undesirable"))):
+        for name in (f"rewards/{label}", f"logps/{label}"):
+            metrics[name] = Mean(metrics[name], count)
+    return metrics

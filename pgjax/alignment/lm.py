@@ -11,8 +11,8 @@ from jaxtyping import Array
 from pgjax.alignment.data import TEXTS, Data
 from pgjax.alignment.models import TEXT_NETWORKS, LanguageModel
 from pgjax.alignment.supervised import (
+    ModelState,
     Supervised,
-    SupervisedState,
     batch_of,
     check_supervised,
     held_out_means,
@@ -54,11 +54,11 @@ class LM(Supervised):
         """Tokens of a batch."""
         return self.batch_size * self.data.train.tokens.shape[1]
 
-    def init(self, key: Key) -> SupervisedState:
+    def init(self, key: Key) -> ModelState:
         """A new model."""
         return initial_state(self, key, self.network.init_text)
 
-    def step(self, state: SupervisedState) -> tuple[SupervisedState, Metrics]:
+    def step(self, state: ModelState) -> tuple[ModelState, Metrics]:
         """One batch of rows, one gradient step."""
         return learn(self, state, batch_of(self, state), self.sums)
 
@@ -70,12 +70,12 @@ class LM(Supervised):
         correct = jnp.sum(jnp.argmax(logits, axis=-1) == target, dtype=jnp.float32)
         return loss, ({"loss": loss, "accuracy": correct}, jnp.float32(target.size))
 
-    def evaluate(self, state: SupervisedState, key: Key, num: int) -> Scores:
+    def evaluate(self, state: ModelState, key: Key, num: int) -> Scores:
         """`loss` in nats per token, `perplexity` = exp(loss), and `accuracy` of the most probable token, over `num`
         held-out rows."""
         means = held_out_means(self, state.params, key, num, self.sums)
         return means | {"perplexity": jnp.exp(means["loss"])}
 
-    def language_model(self, state: SupervisedState) -> LanguageModel:
+    def language_model(self, state: ModelState) -> LanguageModel:
         """The model of `state`."""
         return LanguageModel(self.network, self.tokenizer, jax.tree.map(jnp.asarray, state.params))

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from pgjax.algorithms import algorithm_class
+from pgjax.alignment.packing import Preferences
 from pgjax.alignment.tokenizers import TOKENIZERS, Tokenizer
 from pgjax.core.algorithm import Params
 from pgjax.core.errors import InputError
@@ -70,6 +71,10 @@ class LanguageModel:
             raise InputError(
                 f"tokenizer with {self.tokenizer.vocab} ids is not accepted: the model has vocab = {self.network.vocab}"
             )
+
+    def with_params(self, params: Params) -> "LanguageModel":
+        """The same kind of model with parameters of its own, which lie nowhere."""
+        return dataclasses.replace(self, params=params, path="", sha256="")
 
 
 class LanguageModels:
@@ -228,6 +233,14 @@ def completion_logits(
 ) -> Float[Array, "B T vocab"]:
     """The logits that each token of the completions was predicted by: one teacher-forced pass."""
     return network.unembed(params, completion_hidden(network, params, prompt, tokens))
+
+
+def both_answers(rows: Preferences) -> tuple[Prompt, Int[Array, "2B T"], Bool[Array, "2B T"]]:
+    """The completions of pairs as one batch, all that were chosen and then all that were rejected: prompts, tokens and
+    which of them are real."""
+    prompt = Prompt(*(jnp.concatenate([x, x]) for x in (rows.prompt, rows.prompt_mask)))
+    tokens = jnp.concatenate([rows.chosen, rows.rejected])
+    return prompt, tokens, jnp.concatenate([rows.chosen_mask, rows.rejected_mask])
 
 
 def log_prob_of(

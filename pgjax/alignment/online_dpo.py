@@ -8,7 +8,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pgjax.alignment.dpo import implicit_rewards
 from pgjax.alignment.models import Prompt
-from pgjax.alignment.sampling import Rollout, Sampling, SamplingState, distribution, learn, prepare
+from pgjax.alignment.sampling import Rollout, Sampling, distribution, learn, prepare
+from pgjax.alignment.supervised import ModelState
 from pgjax.core.algorithm import Key, Metrics, Params
 from pgjax.core.hyperparameters import Scalar, field, pytree
 from pgjax.learning import losses
@@ -52,7 +53,7 @@ class OnlineDPO(Sampling):
     def __post_init__(self) -> None:
         prepare(self)
 
-    def step(self, state: SamplingState) -> tuple[SamplingState, Metrics]:
+    def step(self, state: ModelState) -> tuple[ModelState, Metrics]:
         """Two completions for each prompt of a batch, and `num_epochs` passes over the pairs."""
         keys = jax.random.split(jax.random.fold_in(state.key, state.iteration), 3)
 

@@ -8,18 +8,18 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pgjax.alignment.data import PREFERENCES, Data
 from pgjax.alignment.generation import Generation, generate
-from pgjax.alignment.models import LANGUAGE_MODELS, LanguageModel, Prompt
+from pgjax.alignment.models import LANGUAGE_MODELS, LanguageModel, Prompt, both_answers
 from pgjax.alignment.packing import Preferences
 from pgjax.alignment.supervised import (
     Supervised,
     batch_of,
-    check_supervised,
     held_out_means,
     initial_state,
     learn,
+    prepare_supervised,
 )
 from pgjax.core.algorithm import INIT_STREAM, Key, Metrics, Params, Scores
-from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytree
+from pgjax.core.hyperparameters import TRACED, Scalar, field, pytree
 from pgjax.learning import losses
 from pgjax.networks.transformer import Transformer
 
@@ -67,9 +67,7 @@ class RewardModel(Supervised):
     score = ("log_loss", "min")
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        object.__setattr__(self, "data", self.data.packed(self.model.tokenizer, self.model.network.context))
-        check_supervised(self)
+        prepare_supervised(self)
 
     def init(self, key: Key) -> RewardModelState:
         """The model as it is, with a score of 0 for everything, and completions of it."""
@@ -112,10 +110,7 @@ class RewardModel(Supervised):
 
     def scores(self, params: Params, rows: Preferences) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
         """Of the chosen and of the rejected completions."""
-        prompt = Prompt(*(jnp.concatenate([x, x]) for x in (rows.prompt, rows.prompt_mask)))
-        tokens = jnp.concatenate([rows.chosen, rows.rejected])
-        mask = jnp.concatenate([rows.chosen_mask, rows.rejected_mask])
-        chosen, rejected = jnp.split(score_at_last(self.model.network, params, prompt, tokens, mask), 2)
+        chosen, rejected = jnp.split(score_at_last(self.model.network, params, *both_answers(rows)), 2)
         return chosen, rejected
 
     def evaluate(self, state: RewardModelState, key: Key, num: int) -> Scores:

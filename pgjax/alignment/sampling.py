@@ -1,7 +1,5 @@
 """What the methods that learn from their own completions share: prompts, completions, rewards, and what is reported."""
 
-import dataclasses
-from collections.abc import Callable
 from dataclasses import KW_ONLY
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -10,13 +8,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from pgjax.algorithms.ppo import check_micro_batches
+from pgjax.algorithms.ppo import MinibatchUpdate, check_micro_batches
 from pgjax.alignment.data import PROMPTS, Data, epoch_rows
 from pgjax.alignment.generation import Generation, generate
 from pgjax.alignment.models import LANGUAGE_MODELS, LanguageModel, Prompt, completion_logits
 from pgjax.alignment.rewards import KL_ESTIMATORS, pass_at_k
 from pgjax.alignment.scoring import REWARDS, ModelReward, Reward, as_reward
-from pgjax.alignment.supervised import SHARE_TOKENS, Sums, check_batches, held_out_rows
+from pgjax.alignment.supervised import SHARE_TOKENS, ModelState, Sums, check_batches, held_out_rows, in_parts
 from pgjax.alignment.tokenizers import TOKENIZERS
 from pgjax.core.algorithm import EVALUATION_STREAM, Key, Params, Scores
 from pgjax.core.errors import InputError
@@ -58,17 +56,8 @@ def distribution(
     return Categorical(logits.swapaxes(0, 1) / temperature)
 
 
-class SamplingState(NamedTuple):
-    """The `State` of learning from completions without a critic."""
-
-    key: Key
-    iteration: Array
-    params: Params
-    opt_state: Any
-
-
 @pytree
-class Sampling:
+class Sampling(MinibatchUpdate):
     """The hyperparameters of learning from completions of the model that learns, which stays near where it started."""
 
     model: Annotated[LanguageModel, TRACED] = field("what is trained, and stayed near to", part=LANGUAGE_MODELS)
@@ -78,18 +67,8 @@ class Sampling:
     _: KW_ONLY
     batch_size: int = field("completions per iteration", default=128, accepts="[1, inf)")
     num_epochs: int = field("passes over the completions of an iteration", default=1, accepts="[1, inf)")
-    num_minibatches: int = field("gradient steps per epoch", default=4, accepts="[1, inf)")
-    micro_batches: int = field(
-        "parts of a minibatch that are computed one after another: less memory, the same gradient",
-        default=1,
-        accepts="[1, inf)",
-    )
-    learning_rate: Scalar = field("step size of Adam", default=2.5e-4, accepts="[0, inf)")
     lr_schedule: Literal["constant", "linear", "cosine"] = field(
         "the learning rate over the run: constant, or down to 0 linearly or as a half cosine", default="linear"
-    )
-    max_grad_norm: Scalar = field(
-        "global norm gradients are scaled down to; inf leaves them", default=0.5, accepts="(0, inf]"
     )
     max_tokens: int = field("longest completion in tokens, EOS included", default=24, accepts="[1, inf)")
     temperature: Scalar = field("of the policy, sampling and learning alike", default=1.0, accepts="(0, inf)")
@@ -127,7 +106,7 @@ class Sampling:
     def init(self, key: Key) -> Any:
         """The model as it is."""
         params = self.model.params
-        return SamplingState(key, jnp.int32(0), params, adam(self.learning_rate, self.max_grad_norm).init(params))
+        return ModelState(key, jnp.int32(0), params, adam(self.learning_rate, self.max_grad_norm).init(params))
 
     def policy(self, params: Params) -> Params:
         """Those of the language model among `params`."""
@@ -170,7 +149,7 @@ class Sampling:
         def of_part(rows: tuple[Prompt, Array]) -> Reading:
             return _transposed(self.reading(params, *rows))
 
-        return _transposed(_in_parts(of_part, (prompt, tokens), self.batch_size // self.micro_batches))
+        return _transposed(in_parts(of_part, (prompt, tokens), self.batch_size // self.micro_batches))
 
     def reading(self, params: Params, prompt: Prompt, tokens: Int[Array, "B T"]) -> Reading:
         """Policy and reference on completions, all at once."""
@@ -223,13 +202,10 @@ class Sampling:
             for i, params in enumerate((self.policy(state.params), self.model.params))
         )
         score, start_score = (in_all(self.rewarded(prompt, each), each.mask) for each in (completion, by_start))
-        real, reading = completion.mask.T, self.read(state.params, prompt, completion.tokens)
+        reading = self.read(state.params, prompt, completion.tokens)
+        found = self.statistics(Rollout(prompt, completion, score, reading), score)
         return {
-            "reward": jnp.mean(score),
-            "kl_to_start": jnp.mean(jnp.sum(jnp.where(real, reading.kl, 0.0), axis=0)),
-            "entropy": losses.masked_mean(reading.entropy, real),
-            "eos_rate": jnp.mean(self.ended(completion)),
-            "length": jnp.mean(jnp.sum(real, axis=0, dtype=jnp.float32)),
+            **{name: found[name] for name in ("reward", "kl_to_start", "entropy", "eos_rate", "length")},
             "win_rate": jnp.mean(jnp.where(score == start_score, 0.5, score > start_score)),
             **(self.passed(state, prompt, jax.random.fold_in(key, 2)) if self.passes > 1 else {}),
         }
@@ -246,12 +222,12 @@ class Sampling:
 
     def language_model(self, state: Any) -> LanguageModel:
         """The policy of `state`."""
-        return dataclasses.replace(self.model, params=self.policy(state.params), path="", sha256="")
+        return self.model.with_params(self.policy(state.params))
 
 
 def learn(
-    algorithm: Sampling, state: SamplingState, rows: Any, num: int, key: Key, sums: Sums
-) -> tuple[SamplingState, dict[str, Array]]:
+    algorithm: Sampling, state: ModelState, rows: Any, num: int, key: Key, sums: Sums
+) -> tuple[ModelState, dict[str, Array]]:
     """`num_epochs` passes of Adam over the minibatches of `num` rows, and the means over them of what `sums` says."""
     schedule, iterations = algorithm.lr_schedule, algorithm.num_iterations
     learning_rate = scheduled(schedule, algorithm.learning_rate, state.iteration, iterations, 1.0)
@@ -269,7 +245,7 @@ def learn(
         update, (state.params, state.opt_state), key, num, epochs, minibatches, lambda _: rows
     )
     means = jax.tree.map(jnp.mean, metrics) | {"learning_rate": learning_rate}
-    return SamplingState(state.key, state.iteration + 1, params, opt_state), means
+    return ModelState(state.key, state.iteration + 1, params, opt_state), means
 
 
 def in_all(reward: Float[Array, "B"] | Float[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, "B"]:
@@ -330,11 +306,3 @@ def _check_tokenizer(algorithm: Any) -> None:
 
 def _transposed(tree: Any) -> Any:
     return jax.tree.map(jnp.transpose, tree)
-
-
-def _in_parts(f: Callable[[Any], Any], rows: Any, size: int) -> Any:
-    """`f` of all rows, computed for so many at a time; rows are on the first axis of what it is given and gives."""
-    n = jax.tree.leaves(rows)[0].shape[0]
-    parts = -(-n // size)
-    divided = jax.tree.map(lambda x: jnp.resize(x, (parts, size, *x.shape[1:])), rows)
-    return jax.tree.map(lambda x: x.reshape(parts * size, *x.shape[2:])[:n], jax.lax.map(f, divided))

@@ -1,6 +1,5 @@
 """Supervised fine-tuning: a language model learns the completions of prompts, and of the prompts nothing."""
 
-import dataclasses
 from typing import Annotated
 
 import jax.numpy as jnp
@@ -11,16 +10,16 @@ from pgjax.alignment.data import COMPLETIONS, Data
 from pgjax.alignment.models import LANGUAGE_MODELS, LanguageModel, Prompt, completion_logits
 from pgjax.alignment.packing import Completions
 from pgjax.alignment.supervised import (
+    ModelState,
     Supervised,
-    SupervisedState,
     batch_of,
-    check_supervised,
     held_out_means,
     initial_state,
     learn,
+    prepare_supervised,
 )
 from pgjax.core.algorithm import Key, Metrics, Params, Scores
-from pgjax.core.hyperparameters import TRACED, check_fields, field, pytree
+from pgjax.core.hyperparameters import TRACED, field, pytree
 
 
 @pytree
@@ -38,15 +37,13 @@ class SFT(Supervised):
     language_model_at = "params"
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        object.__setattr__(self, "data", self.data.packed(self.model.tokenizer, self.model.network.context))
-        check_supervised(self)
+        prepare_supervised(self)
 
-    def init(self, key: Key) -> SupervisedState:
+    def init(self, key: Key) -> ModelState:
         """The model as it is."""
         return initial_state(self, key, lambda _: self.model.params)
 
-    def step(self, state: SupervisedState) -> tuple[SupervisedState, Metrics]:
+    def step(self, state: ModelState) -> tuple[ModelState, Metrics]:
         """One batch of examples, one gradient step."""
         return learn(self, state, batch_of(self, state), self.sums)
 
@@ -60,12 +57,12 @@ class SFT(Supervised):
         weight = jnp.sum(rows.completion_mask, dtype=jnp.float32)
         return loss, ({"loss": loss, "accuracy": correct}, weight)
 
-    def evaluate(self, state: SupervisedState, key: Key, num: int) -> Scores:
+    def evaluate(self, state: ModelState, key: Key, num: int) -> Scores:
         """`loss` in nats per token, `perplexity` = exp(loss), and `accuracy` of the most probable token, over `num`
         held-out examples."""
         means = held_out_means(self, state.params, key, num, self.sums)
         return means | {"perplexity": jnp.exp(means["loss"])}
 
-    def language_model(self, state: SupervisedState) -> LanguageModel:
+    def language_model(self, state: ModelState) -> LanguageModel:
         """The model of `state`."""
-        return dataclasses.replace(self.model, params=state.params, path="", sha256="")
+        return self.model.with_params(state.params)

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from pgjax.alignment.data import epoch_rows
 from pgjax.core.algorithm import DATA_STREAM, INIT_STREAM, Key, Metrics, Params
 from pgjax.core.errors import InputError
-from pgjax.core.hyperparameters import Scalar, field, pytree
+from pgjax.core.hyperparameters import Scalar, check_fields, field, pytree
 from pgjax.learning.optimizers import adamw, gradient_of_mean, scheduled, shuffled
 
 Sums = Callable[..., tuple[Array, tuple[dict[str, Array], Array]]]
@@ -60,13 +60,25 @@ class Supervised:
         return self.batch_size % (devices * self.micro_batches) == 0 and tokens // devices >= SHARE_TOKENS
 
 
-class SupervisedState(NamedTuple):
-    """The `State` of learning from a fixed set of data."""
+class ModelState(NamedTuple):
+    """The `State` of a model that learns, with nothing beside it but its optimiser."""
 
     key: Key
     iteration: Array
     params: Params
     opt_state: Any
+
+
+def prepare_supervised(algorithm: Any) -> None:
+    """Check the fields, pack the data for the model that learns, and check sizes.
+
+    Raises:
+        InputError: as `check_supervised` does, or a field is not accepted.
+    """
+    check_fields(algorithm)
+    model = algorithm.model
+    object.__setattr__(algorithm, "data", algorithm.data.packed(model.tokenizer, model.network.context))
+    check_supervised(algorithm)
 
 
 def check_supervised(algorithm: Any) -> None:
@@ -102,11 +114,11 @@ def check_batches(algorithm: Any, group_size: int = 1) -> None:
         )
 
 
-def initial_state(algorithm: Supervised, key: Key, init: Callable[[Key], Params]) -> SupervisedState:
+def initial_state(algorithm: Supervised, key: Key, init: Callable[[Key], Params]) -> ModelState:
     """The start of a run; `init(key)` gives the parameters."""
     params = init(jax.random.fold_in(key, INIT_STREAM))
     opt_state = adamw(algorithm.learning_rate, algorithm.max_grad_norm, algorithm.weight_decay).init(params)
-    return SupervisedState(key, jnp.int32(0), params, opt_state)
+    return ModelState(key, jnp.int32(0), params, opt_state)
 
 
 def batch_of(algorithm: Any, state: Any, rows: Any = None) -> Any:
@@ -117,10 +129,12 @@ def batch_of(algorithm: Any, state: Any, rows: Any = None) -> Any:
     return jax.tree.map(lambda x: x[chosen], rows)
 
 
-def of_rows(algorithm: Any, f: Callable[[Any], Any], rows: Any) -> Any:
-    """`f` of every row, given as a batch of one, a micro-batch at a time."""
-    size = min(algorithm.batch_size // algorithm.micro_batches, jax.tree.leaves(rows)[0].shape[0])
-    return jax.lax.map(lambda row: f(jax.tree.map(lambda x: x[None], row)), rows, batch_size=size)
+def in_parts(f: Callable[[Any], Any], rows: Any, size: int) -> Any:
+    """`f` of all rows, computed for so many at a time; rows are on the first axis of what it is given and gives."""
+    n = jax.tree.leaves(rows)[0].shape[0]
+    parts = -(-n // size)
+    divided = jax.tree.map(lambda x: jnp.resize(x, (parts, size, *x.shape[1:])), rows)
+    return jax.tree.map(lambda x: x.reshape(parts * size, *x.shape[2:])[:n], jax.lax.map(f, divided))
 
 
 def learn(algorithm: Any, state: Any, batch: Any, sums: Sums) -> tuple[Any, Metrics]:
@@ -138,7 +152,12 @@ def learn(algorithm: Any, state: Any, batch: Any, sums: Sums) -> tuple[Any, Metr
 def held_out_means(algorithm: Any, params: Params, key: Key, num: int, sums: Sums) -> dict[str, Array]:
     """The means of the metrics of `sums` over `num` held-out rows, or all there are, a micro-batch at a time."""
     rows = held_out_rows(algorithm.data, key, num)
-    metrics, weight = of_rows(algorithm, lambda row: sums(params, row)[1], rows)
+
+    def of_row(row: Any) -> tuple[dict[str, Array], Array]:
+        return sums(params, jax.tree.map(lambda x: x[None], row))[1]
+
+    size = min(algorithm.batch_size // algorithm.micro_batches, rows[0].shape[0])
+    metrics, weight = jax.lax.map(of_row, rows, batch_size=size)
     return jax.tree.map(lambda x: jnp.sum(x, axis=0) / jnp.maximum(jnp.sum(weight), 1.0), metrics)
 
 
