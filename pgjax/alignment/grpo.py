@@ -47,7 +47,7 @@ class GRPO(Sampling):
     the group's completions; the standard deviation is of the whole sums.
 
     The penalty's gradient is by default (`kl="sequence"`) that of KL(pi || pi_ref) between completions: the score
-    function of each token times the log-ratios from it to the end, less their mean over the others in the group.
+    function of each token times the log-ratios from it to the end, less their `baseline` over the group.
     `k2` has that of the divergence token by token, with the tokens before as they were sampled; `k1` none on average,
     and `k3`, the estimator of the paper, that of KL(pi_ref || pi) (see `losses`).
     """
@@ -114,7 +114,7 @@ class GRPO(Sampling):
             log_prob=log_prob,
             ref_log_prob=ref_log_prob,
             advantage=self.advantage(rollout, score),
-            kl_advantage=returns.leave_one_out(_to_go(log_ratio), self.group_size),
+            kl_advantage=self.compared(_to_go(log_ratio)),
         )
         return answers, self.statistics(rollout, score) | {"equal_groups": jnp.mean(equal)}
 
@@ -125,14 +125,17 @@ class GRPO(Sampling):
         if rollout.reward.ndim == 2:
             reward = jnp.where(mask, rollout.reward, 0.0)
             earned += reward - jnp.cumsum(reward, axis=1)
-        if self.baseline == "leave_one_out":
-            advantage = returns.leave_one_out(earned, self.group_size)
-        else:
-            advantage = returns.group_advantage(earned, self.group_size, "none")
+        advantage = self.compared(earned)
         if self.scale == "none":
             return advantage
         spread = jnp.std(score.reshape(-1, self.group_size), axis=1, ddof=1)
         return advantage / (jnp.repeat(spread, self.group_size) + 1e-4)[:, None]
+
+    def compared(self, x: Float[Array, "B T"]) -> Float[Array, "B T"]:
+        """Less the `baseline` of the group."""
+        if self.baseline == "leave_one_out":
+            return returns.leave_one_out(x, self.group_size)
+        return returns.group_advantage(x, self.group_size, "none")
 
     def sums(self, params: Params, rows: Answers) -> tuple[Array, tuple[dict[str, Array], Array]]:
         """The loss of these answers and its metrics, summed as `aggregate` says, and how much they weigh."""
