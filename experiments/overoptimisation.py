@@ -25,8 +25,8 @@ from language import MAX_TOKENS, TOKENIZER, fine_tuning, pretraining, trained
 import pgjax
 from pgjax.alignment import PREFERENCES, PROMPTS, RLHF, LanguageModel, RewardModel, generate, grammar
 from pgjax.alignment.generation import left_padded
+from pgjax.alignment.learned_rewards import EnsembleOptions, ModelReward, of_members
 from pgjax.alignment.reward_model import Reference
-from pgjax.alignment.scoring import EnsembleOptions, ModelReward, of_members
 from pgjax.core.hyperparameters import pytree
 from pgjax.reporting.statistics import interquartile_mean
 

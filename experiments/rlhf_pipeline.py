@@ -21,7 +21,7 @@ from language import fine_tuning, judged, pretraining, written
 
 import pgjax
 from pgjax.alignment import PREFERENCES, PROMPTS, RLHF, LanguageModel, RewardModel
-from pgjax.alignment.scoring import EnsembleOptions, of_members
+from pgjax.alignment.learned_rewards import EnsembleOptions, of_members
 from pgjax.running.config import to_config
 
 

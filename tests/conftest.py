@@ -110,9 +110,11 @@ def tiny_language_model():
 @pytest.fixture(scope="session")
 def tiny_token_algorithm(tiny_language_model):
     """An algorithm over tokens by its name, as small: 6 iterations of 8 rows."""
-    model = tiny_language_model
+    tokenizer = alignment.TOKENIZERS.make("sums")
+    network = dataclasses.replace(tiny_language_model.network, vocab=tokenizer.vocab)
+    sums_model = alignment.LanguageModel(network, tokenizer, network.init_text(jax.random.key(0)))
 
-    def make(name, model=model, **fields):
+    def make(name, model=tiny_language_model, **fields):
         common = {"learning_rate": 1e-2, "batch_size": 8, "total_steps": 48} | fields
         if name in ("rlhf", "grpo", "rloo", "online-dpo"):
             common = {"num_epochs": 2, "num_minibatches": 2, "max_tokens": 5, "reward": "sentiment"} | common
@@ -130,6 +132,9 @@ def tiny_token_algorithm(tiny_language_model):
             return alignment.SFT(model, alignment.COMPLETIONS.make("grammar", examples=64), warmup=2, **common)
         if name == "kto":
             return alignment.KTO(model, alignment.LABELS.make("grammar", examples=64), warmup=2, **common)
+        if name == "process-reward-model":
+            model = sums_model if model is tiny_language_model else model
+            return alignment.ProcessRewardModel(model, alignment.STEPS.make("sums", examples=64), warmup=2, **common)
         data = alignment.PREFERENCES.make("grammar", examples=64)
         if name == "dpo":
             return alignment.DPO(model, data, warmup=2, **common)

@@ -9,6 +9,7 @@ import pytest
 import pgjax
 from pgjax import alignment
 from pgjax.alignment import addition
+from pgjax.alignment.corpora import made_by
 from pgjax.alignment.data import COMPLETIONS, LABELS, PREFERENCES, PROMPTS, TEXTS
 from pgjax.alignment.generation import left_padded
 
@@ -30,13 +31,15 @@ def test_records_are_right_but_for_the_wrong_ones():
     assert all(is_right(**record) for record in addition.completions(200, 0))
     share = np.mean([is_right(**record) for record in addition.completions(2000, 1, wrong=0.7)])
     assert share == pytest.approx(0.3, abs=0.04)
-    for record in addition.preferences(100, 2):
+    for record in made_by("addition", "preference", 100, 2):
         assert is_right(record["prompt"], record["chosen"])
         assert not is_right(record["prompt"], record["rejected"])
-    records = addition.labelled(400, 3)
+    records = made_by("addition", "label", 400, 3)
     assert all(record["label"] == is_right(record["prompt"], record["completion"]) for record in records)
     assert np.mean([record["label"] for record in records]) == pytest.approx(0.5, abs=0.1)
-    assert [record["prompt"] for record in addition.prompts(5, 4)] == [r["prompt"] for r in addition.completions(5, 4)]
+    assert [r["prompt"] for r in made_by("addition", "prompt", 5, 4)] == [
+        r["prompt"] for r in addition.completions(5, 4)
+    ]
 
 
 def test_rewards_are_those_of_python():

@@ -38,6 +38,7 @@ ROWS = {
 MORE_ROWS = {
     "lm": {"weight_decay": 0.1, "lr_schedule": "linear"},
     "reward-model": {"weight_decay": 0.1, "lr_schedule": "constant"},
+    "process-reward-model": {"weight_decay": 0.1},
     "rlhf-after": {"score_at": "after", "whiten_rewards": True, "clip_value": True, "kl_target": 1.0},
     "grpo": {"skip_equal": True},
     "grpo-sequence": {"kl": "k2", "ratio": "sequence", "aggregate": "sequence", "baseline": "leave_one_out"},
@@ -79,6 +80,7 @@ REPORTED = {
     "lm": {"loss", "accuracy", "grad_norm", "learning_rate"},
     "sft": {"loss", "accuracy", "grad_norm", "learning_rate"},
     "reward-model": {"log_loss", "accuracy", "margin", "grad_norm", "learning_rate"},
+    "process-reward-model": {"log_loss", "accuracy", "grad_norm", "learning_rate"},
     "rlhf": SAMPLED | {"beta", "value_loss", "updates"},
     "grpo": SAMPLED | {"equal_groups"},
     "rloo": SAMPLED | {"equal_groups"},

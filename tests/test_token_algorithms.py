@@ -12,10 +12,10 @@ from reference_text import answers_of, slow_log_probs
 import pgjax
 from pgjax import alignment, losses
 from pgjax.alignment import data as data_parts
+from pgjax.alignment.learned_rewards import EnsembleOptions, of_members
 from pgjax.alignment.models import Prompt
 from pgjax.alignment.reward_model import score_at_last
 from pgjax.alignment.sampling import distribution
-from pgjax.alignment.scoring import EnsembleOptions, of_members
 from pgjax.alignment.tokenizers import Words
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import Scalar, field, pytree

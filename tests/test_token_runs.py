@@ -7,13 +7,15 @@ from types import SimpleNamespace
 
 import chex
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from test_resume import assert_they_end_alike, whole_and_stopped
 
 import pgjax
 from pgjax.alignment import REWARDS, TOKENIZERS, language_model
-from pgjax.alignment.models import LANGUAGE_MODELS
-from pgjax.alignment.scoring import EnsembleOptions, of_members
+from pgjax.alignment.learned_rewards import EnsembleOptions, of_members
+from pgjax.alignment.models import LANGUAGE_MODELS, Prompt
 from pgjax.commands import cli, flags
 from pgjax.running.config import to_config
 from pgjax.running.directory import read_rows
@@ -200,7 +202,7 @@ def test_what_is_no_reward_is_refused(name, options, message, others):
         (["render", "sft"], "SFT has no policy in an environment"),
         (
             ["train", "rlhf", "--model", "sft"],
-            "needs --reward: a run of a reward model by its path, or one of: sentiment",
+            "needs --reward: a run of a reward model or a file of right completions (*.jsonl) by its path, or one of",
         ),
         (["train", "rlhf", "--model", "sft", "--reward", "rm", "--beta", "-1"], "RLHF.beta = -1.0 is not accepted"),
     ],
@@ -287,6 +289,35 @@ def test_methods_beside_rlhf_on_the_command_line(pg, tmp_path):
         assert figures(pg("resume", name, "--total-steps", "48", "--no-cache"))["steps"] == "48"
         out = pg("sweep", name, *start, "--beta", "0.1,1", "--directory", f"{name}s")
         assert (figures(out)["settings"], figures(out)["failed"]) == ("2", "0")
+
+
+@pytest.mark.slow
+def test_a_model_of_steps_becomes_a_reward_on_the_command_line(pg, tmp_path):
+    sums = ["--data", "sums", "--examples", "64", *TINY]
+    tokens = ["--tokenizer", "sums", "--length", "8", "--context", "32", "--total-steps", "512"]
+    pg("train", "lm", *tokens, "--directory", "lm", *NETWORK, *sums)
+    pg("train", "process-reward-model", "--model", "lm", "--total-steps", "32", "--directory", "steps", *sums)
+    out = pg(
+        "train", "process-reward-model", "--model", "lm", "--outcome-only", "--seeds", "2", "--directory", "ends", *sums
+    )
+    assert figures(out)["model"] == "lm"
+    assert "accuracy" in pg("evaluate", "steps", "--episodes", "4", "--no-cache")
+    prompt, tokens = Prompt(jnp.array([[1, 10, 2, 11]]), jnp.ones((1, 4), bool)), jnp.array([[3, 12, 3, 13]])
+    for name, options, paid in [
+        ("steps", {}, [0, 1, 0, 1]),
+        ("steps", {"pay": "sum"}, [0, 1, 0, 1]),
+        ("ends", {}, [0, 0, 0, 1]),
+    ]:
+        found = REWARDS.make(name, **options)(prompt, tokens, tokens >= 0)[0]
+        assert (np.sign(found) * (1 if options else -1)).tolist() == paid
+    sampling = ["--model", "lm", "--max-tokens", "8", "--num-minibatches", "2", "--total-steps", "32"]
+    for name in ("grpo", "rlhf"):
+        pg("train", name, *sampling, "--reward", "steps", "--pay", "sum", "--directory", name, *sums)
+        assert figures(pg("resume", name, "--total-steps", "48", "--no-cache"))["steps"] == "48"
+    with pytest.raises(pgjax.InputError, match=r"StepOptions.pay = 'all' is not accepted"):
+        REWARDS.make("steps", pay="all")
+    with pytest.raises(pgjax.InputError, match="reward steps has no option 'reduce'"):
+        REWARDS.make("steps", reduce="min")
 
 
 @pytest.mark.slow

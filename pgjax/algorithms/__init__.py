@@ -46,6 +46,11 @@ ALGORITHMS = {
         "RewardModel",
         "scores of completions from preferences (Bradley & Terry, 1952; Christiano et al., 2017)",
     ),
+    "process-reward-model": (
+        "alignment.process_reward_model",
+        "ProcessRewardModel",
+        "whether each step of an answer is right, from judged steps (Uesato et al., 2022; Lightman et al., 2024)",
+    ),
     "dpo": (
         "alignment.dpo",
         "DPO",

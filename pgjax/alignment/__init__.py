@@ -1,10 +1,11 @@
 """Policies over tokens: a language model is a network, generation a rollout, teacher forcing `unroll`.
 
-Read `rewards` (what single tokens earn where whole answers are scored); what is learned from: `grammar` and `addition`
-(built-in languages), `corpora` (these by name), `tokenizers`, `records` (files), `packing` (arrays), `data` (both as
-parts); `generation`; `models` (language models as parts); then one file per method. From fixed data: `supervised` (what
-they share), `lm`, `sft`, `reward_model`, `dpo`, `kto`. From completions of its own: `scoring` (rewards as parts),
-`sampling` (what they share), `rlhf`, `grpo`, `rloo`, `online_dpo`.
+Read `rewards` (what single tokens earn where whole answers are scored); what is learned from: `grammar`, `addition`,
+`sums`, `countdown` and `walks` (built-in languages), `corpora` (these by name), `tokenizers`, `records` (files),
+`packing` (arrays), `data` (both as parts); `generation`; `models` (language models as parts); then one file per method.
+From fixed data: `supervised` (what they share), `lm`, `sft`, `reward_model`, `process_reward_model`, `dpo`, `kto`. From
+completions of its own: `learned_rewards`, `scoring` (rewards as parts), `sampling` (what they share), `rlhf`, `grpo`,
+`rloo`, `online_dpo`.
 """
 
 import importlib
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pgjax.alignment.data import LABELS as LABELS
     from pgjax.alignment.data import PREFERENCES as PREFERENCES
     from pgjax.alignment.data import PROMPTS as PROMPTS
+    from pgjax.alignment.data import STEPS as STEPS
     from pgjax.alignment.data import TEXTS as TEXTS
     from pgjax.alignment.dpo import DPO as DPO
     from pgjax.alignment.generation import Generation as Generation
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from pgjax.alignment.models import LanguageModel as LanguageModel
     from pgjax.alignment.models import language_model as language_model
     from pgjax.alignment.online_dpo import OnlineDPO as OnlineDPO
+    from pgjax.alignment.process_reward_model import ProcessRewardModel as ProcessRewardModel
     from pgjax.alignment.reward_model import RewardModel as RewardModel
     from pgjax.alignment.rewards import pass_at_k as pass_at_k
     from pgjax.alignment.rewards import token_rewards as token_rewards
@@ -53,6 +56,7 @@ _EXPORTS = {
     "PREFERENCES": "alignment.data",
     "LABELS": "alignment.data",
     "PROMPTS": "alignment.data",
+    "STEPS": "alignment.data",
     "Generation": "alignment.generation",
     "generate": "alignment.generation",
     "LanguageModel": "alignment.models",
@@ -60,6 +64,7 @@ _EXPORTS = {
     "LM": "alignment.lm",
     "SFT": "alignment.sft",
     "RewardModel": "alignment.reward_model",
+    "ProcessRewardModel": "alignment.process_reward_model",
     "DPO": "alignment.dpo",
     "KTO": "alignment.kto",
     "HostReward": "alignment.scoring",

@@ -27,7 +27,7 @@ def is_number(tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], prompt: Int[A
 
 
 def completions(num: int, seed: int, wrong: float = 0.0) -> list[dict[str, str]]:
-    """Records of a sum and its answer: `prompt`, `completion`; a share of `wrong` is another number."""
+    """Records of a sum and its answer: `prompt`, `completion`; a share `wrong` of answers is another number."""
     rng = np.random.default_rng(seed)
     a, b = rng.integers(MODULUS, size=(2, num))
     error = np.where(rng.random(num) < wrong, rng.integers(1, MODULUS, size=num), 0)
@@ -36,25 +36,3 @@ def completions(num: int, seed: int, wrong: float = 0.0) -> list[dict[str, str]]
         {"prompt": f"{x} + {y} =", "completion": str(z)}
         for x, y, z in zip(a.tolist(), b.tolist(), answer.tolist(), strict=True)
     ]
-
-
-def texts(num: int, seed: int) -> list[dict[str, str]]:
-    """Records of one sum with its answer: `text`."""
-    return [{"text": f"{record['prompt']} {record['completion']}"} for record in completions(num, seed)]
-
-
-def prompts(num: int, seed: int) -> list[dict[str, str]]:
-    """Records of a sum: `prompt`, as in the `completions` of that seed."""
-    return [{"prompt": record["prompt"]} for record in completions(num, seed)]
-
-
-def preferences(num: int, seed: int) -> list[dict[str, str]]:
-    """Records of a right and a wrong answer: `prompt`, `chosen`, `rejected`."""
-    both = zip(completions(num, seed), completions(num, seed, wrong=1.0), strict=True)
-    return [{"prompt": a["prompt"], "chosen": a["completion"], "rejected": b["completion"]} for a, b in both]
-
-
-def labelled(num: int, seed: int) -> list[dict[str, str | bool]]:
-    """Records of an answer, half of them wrong, and whether it is right: `prompt`, `completion`, `label`."""
-    both = zip(completions(num, seed), completions(num, seed, wrong=0.5), strict=True)
-    return [{**b, "label": a["completion"] == b["completion"]} for a, b in both]

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import jax
 from jaxtyping import Array, Int
 
-from pgjax.alignment.corpora import CORPORA
-from pgjax.alignment.packing import CompletionOptions, Options, PromptOptions, TextOptions, pack
-from pgjax.alignment.records import IN_CODE, Format, Source, built_in, made, read, shape
+from pgjax.alignment.corpora import Format, languages
+from pgjax.alignment.packing import CompletionOptions, Options, PromptOptions, StepOptions, TextOptions, pack
+from pgjax.alignment.records import IN_CODE, Source, built_in, made, read, shape
 from pgjax.alignment.tokenizers import Tokenizer
 from pgjax.core.algorithm import DATA_STREAM, Key
 from pgjax.core.errors import InputError
@@ -46,6 +46,13 @@ class BuiltInCompletionOptions(CompletionOptions, BuiltInOptions):
 
 
 @pytree
+class BuiltInStepOptions(StepOptions, BuiltInOptions):
+    """Of prompts with answers in steps that a built-in language makes."""
+
+    separator: str = field("the text between two steps, a single token", default=";")
+
+
+@pytree
 class Data:
     """data such as `pgjax.alignment.TEXTS.make("corpus.txt")`
 
@@ -58,7 +65,7 @@ class Data:
     packing: tuple[Tokenizer, int] | None = None
     """The tokenizer and the context of the arrays; None before."""
     train: Annotated[Any, TRACED] = dataclasses.field(default=None, compare=False, repr=False)
-    """Rows to learn from, as `Texts`, `Prompts`, `Completions`, `Preferences` or `Labelled`."""
+    """Rows to learn from, as one of the classes of arrays in `packing`."""
     held_out: Annotated[Any, TRACED] = dataclasses.field(default=None, compare=False, repr=False)
     """Rows that never train, of the same widths; None where none shall be held out."""
 
@@ -104,12 +111,12 @@ class DataKind:
     @property
     def sentence(self) -> str:
         """The two kinds of names."""
-        return f"{', '.join(CORPORA)}, or a file or folder of JSON lines: {shape(self.format)}"
+        return f"{', '.join(languages(self.format))}, or a file or folder of JSON lines: {shape(self.format)}"
 
     def make(self, name: str, sha256: str | None = None, **options: Any) -> Data:
         """The data of that name, not packed yet; of a file, `sha256` is the digest that it must have."""
         checked = self._options(name, self.declaration(name)(), options)
-        source = Source(self.format, name) if name in CORPORA else read(name, self.format)
+        source = Source(self.format, name) if name in languages(self.format) else read(name, self.format)
         if sha256 not in (None, source.sha256):
             raise InputError(f"data = {name!r} is not the file it was: its digest is {source.sha256}, not {sha256}")
         return Data(source, checked)
@@ -139,7 +146,7 @@ class DataKind:
 
     def declaration(self, name: str) -> type:
         """The class of the options."""
-        return self.of_built_in if name in CORPORA else self.of_file
+        return self.of_built_in if name in languages(self.format) else self.of_file
 
     def _options(self, name: str, known: Any, options: dict[str, Any]) -> Any:
         check_options(f"data {name}", options, field_types(type(known)))
@@ -150,6 +157,7 @@ TEXTS = DataKind("text", TextOptions, BuiltInTextOptions)
 COMPLETIONS = DataKind("completion", CompletionOptions, BuiltInCompletionOptions)
 PREFERENCES = DataKind("preference", CompletionOptions, BuiltInCompletionOptions)
 LABELS = DataKind("label", CompletionOptions, BuiltInCompletionOptions)
+STEPS = DataKind("step", StepOptions, BuiltInStepOptions)
 PROMPTS = DataKind("prompt", PromptOptions, BuiltInPromptOptions)
 
 

@@ -51,6 +51,13 @@ class CompletionOptions(PromptOptions):
     max_completion: int = field("longest completion in tokens, EOS included", default=64, accepts="[1, inf)")
 
 
+@pytree
+class StepOptions(CompletionOptions):
+    """Of prompts with answers in steps."""
+
+    separator: str = field("the text between two steps, a single token", default="\n")
+
+
 class Texts(NamedTuple):
     """Documents, each ended by EOS, joined and cut into rows."""
 
@@ -95,11 +102,25 @@ class Labelled(NamedTuple):
     label: Bool[Array, "N"]
 
 
+class Steps(NamedTuple):
+    """As `Completions`, with a separator after each step but the last, which ends at EOS."""
+
+    prompt: Int[Array, "N P"]
+    prompt_mask: Bool[Array, "N P"]
+    completion: Int[Array, "N T"]
+    completion_mask: Bool[Array, "N T"]
+    ends: Bool[Array, "N T"]
+    """Where a step ends."""
+    label: Bool[Array, "N T"]
+    """Whether the step that ends there is right."""
+
+
 ARRAYS: dict[Format, Any] = {
     "completion": Completions,
     "preference": Preferences,
     "label": Labelled,
     "prompt": Prompts,
+    "step": Steps,
 }
 
 
@@ -109,6 +130,7 @@ PLURAL = {
     "preference": "pairs",
     "label": "examples",
     "prompt": "prompts",
+    "step": "examples",
 }
 
 
@@ -116,7 +138,7 @@ class Packed(NamedTuple):
     """What became of all records."""
 
     train: Any
-    """`Texts`, `Prompts`, `Completions`, `Preferences` or `Labelled`."""
+    """One of the classes above."""
     held_out: Any
     """The same with other rows, of the same widths."""
     lost: str
@@ -199,10 +221,11 @@ def _pack_prompts(
     tokenizer: Tokenizer,
     context: int,
 ) -> Packed:
-    if context < min(2, len(TEXTS_OF[format])):
+    if context < min(2, len(ARRAYS[format]._fields) // 2):
         raise InputError(f"context = {context} is not accepted: expected room for a token of each text")
     limits = options.max_prompt, getattr(options, "max_completion", 0), context
-    whole = [_row(tokenizer, record, format) for record in records]
+    separator = _separator(tokenizer, options.separator) if isinstance(options, StepOptions) else None
+    whole = [_row(tokenizer, record, format, separator) for record in records]
     cut = [row.cut(*limits) for row in whole]
     too_long = np.array([one != other for one, other in zip(whole, cut, strict=True)])
     kept = np.flatnonzero(~too_long | (options.too_long == "cut"))
@@ -212,12 +235,16 @@ def _pack_prompts(
     def arrays(side: bool) -> Any:
         rows = [i for i in kept if held[i] == side]
         columns = _padded([cut[i].prompt for i in rows], P, tokenizer.pad, left=True)
-        for nth in range(len(TEXTS_OF[format]) - 1):
+        for nth in range(1 if format == "step" else len(TEXTS_OF[format]) - 1):
             columns += _padded([cut[i].completions[nth] for i in rows], T, tokenizer.pad, left=False)
         if format == "preference":
             columns += (np.array([records[i].values.get("margin", 0.0) for i in rows], np.float32),)
         if format == "label":
             columns += (np.array([records[i].values["label"] for i in rows], bool),)
+        if format == "step":
+            tokens, mask = columns[-2:]
+            ends = mask & ((tokens == separator) | (tokens == tokenizer.eos))
+            columns += (ends, _labels_at(ends, [records[i].values["labels"] for i in rows]))
         return ARRAYS[format](*map(jnp.asarray, columns))
 
     longest = f"max_prompt = {limits[0]}" + (f" or max_completion = {limits[1]}" if limits[1] else "")
@@ -228,9 +255,37 @@ def _pack_prompts(
     return Packed(arrays(False), arrays(True), lost if too_long.any() else "")
 
 
-def _row(tokenizer: Tokenizer, record: Record, format: Format) -> _Row:
+def _separator(tokenizer: Tokenizer, text: str) -> int:
+    ids = tokenizer.encode(text)
+    if len(ids) != 1:
+        raise InputError(f"separator = {text!r} is not accepted: expected a single token, and it is {len(ids)}")
+    return ids[0]
+
+
+def _row(tokenizer: Tokenizer, record: Record, format: Format, separator: int | None) -> _Row:
     prompt, *completions = (_ids(tokenizer, record, name) for name in TEXTS_OF[format])
+    if separator is not None:
+        completions = [_joined(tokenizer, record, separator)]
     return _Row(prompt or [tokenizer.eos], [[*ids, tokenizer.eos] for ids in completions])
+
+
+def _joined(tokenizer: Tokenizer, record: Record, separator: int) -> list[int]:
+    """The steps of a record with the separator between them."""
+    joined: list[int] = []
+    for text in record.values["completions"]:
+        ids = _ids(tokenizer, record._replace(values={"completions": text}), "completions")
+        if separator in ids:
+            raise InputError(f"{record.where}: the step {text!r} has the separator in it: expected steps without it")
+        joined += [separator, *ids] if joined else ids
+    return joined
+
+
+def _labels_at(ends: np.ndarray, labels: list[list[bool]]) -> np.ndarray:
+    """The labels of each row's steps where they end, those of steps that were cut left out."""
+    found = np.zeros_like(ends)
+    for row, at, of_row in zip(found, ends, labels, strict=True):
+        row[at] = of_row[: at.sum()]
+    return found
 
 
 def _padded(texts: list[list[int]], width: int, pad: int, left: bool) -> tuple[np.ndarray, ...]:

@@ -6,7 +6,8 @@ One line is one record. Texts are strings or lists of token ids, and what else a
 - `completion`: {"prompt", "completion"};
 - `preference`: {"prompt", "chosen", "rejected"}, and optionally a number "margin", by how much the chosen is better;
 - `label`: {"prompt", "completion", "label"}, the label true or false;
-- `prompt`: {"prompt"}.
+- `prompt`: {"prompt"};
+- `step`: {"prompt", "completions", "labels"}, the steps of one answer, and of each whether it is right.
 """
 
 import dataclasses
@@ -15,22 +16,29 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 from reprlib import repr as shortened
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pgjax.alignment.corpora import CORPORA, corpus
+from pgjax.alignment.corpora import Format, languages, made_by
 from pgjax.core.errors import InputError
 
-Format: TypeAlias = Literal["text", "completion", "preference", "label", "prompt"]
 TEXTS_OF: dict[Format, tuple[str, ...]] = {
     "text": ("text",),
     "completion": ("prompt", "completion"),
     "preference": ("prompt", "chosen", "rejected"),
     "label": ("prompt", "completion"),
     "prompt": ("prompt",),
+    "step": ("prompt",),
 }
-"""What has tokens in a record. The first decides whether the record is held out."""
+"""What is a text in a record. The first decides whether the record is held out."""
+
+MORE_OF: dict[Format, tuple[str, ...]] = {
+    "label": ("label",),
+    "preference": ("margin",),
+    "step": ("completions", "labels"),
+}
+"""What else is read of it."""
 
 IN_CODE = "records in code"
 """The name of what no file holds."""
@@ -73,8 +81,8 @@ def read(path: str, format: Format) -> Source:
     files = sorted(p for p in folder.iterdir() if p.suffix in wanted) if folder.is_dir() else [folder]
     if not files or not all(file.is_file() for file in files):
         raise InputError(
-            f"data = {path!r} is not known: expected {', '.join(CORPORA)}, a file of JSON lines, or a folder with such "
-            f"files (*{', *'.join(wanted)})"
+            f"data = {path!r} is not known: expected {', '.join(languages(format))}, a file of JSON lines, or a folder "
+            f"with such files (*{', *'.join(wanted)})"
         )
     contents = {file: file.read_bytes() for file in files}
     digests = {file.name: hashlib.sha256(content).hexdigest() for file, content in contents.items()}
@@ -115,7 +123,7 @@ def made(records: Iterable[dict[str, Any]], format: Format) -> Source:
     checked = tuple(_checked(f"{IN_CODE}, record {i}", values, format) for i, values in enumerate(records, 1))
     if not checked:
         raise InputError(f"{IN_CODE}: there are none; expected at least one {shape(format)}")
-    names = (*TEXTS_OF[format], *{"label": ["label"], "preference": ["margin"]}.get(format, []))
+    names = (*TEXTS_OF[format], *MORE_OF.get(format, ()))
     content = json.dumps([[record.values.get(name) for name in names] for record in checked])
     return Source(format, IN_CODE, hashlib.sha256(content.encode()).hexdigest(), checked)
 
@@ -129,8 +137,11 @@ def _checked(where: str, values: Any, format: Format) -> Record:
 
 def shape(format: Format) -> str:
     """How a line looks, for messages."""
-    label = ', "label": true or false' if format == "label" else ""
-    return "{" + ", ".join(f'"{name}": "..."' for name in TEXTS_OF[format]) + label + "}"
+    more = {
+        "label": ', "label": true or false',
+        "step": ', "completions": ["...", ...], "labels": [true or false, ...]',
+    }
+    return "{" + ", ".join(f'"{name}": "..."' for name in TEXTS_OF[format]) + more.get(format, "") + "}"
 
 
 def _problem(values: Any, format: Format) -> str | None:
@@ -148,6 +159,8 @@ def _problem(values: Any, format: Format) -> str | None:
             return f"{name!r} is empty"
     if format == "label" and not isinstance(values["label"], bool):
         return f"'label' is {shortened(values['label'])}"
+    if format == "step":
+        return _problem_of_steps(values)
     if format == "preference":
         if values["chosen"] == values["rejected"]:
             return "'chosen' and 'rejected' are equal"
@@ -157,6 +170,16 @@ def _problem(values: Any, format: Format) -> str | None:
     return None
 
 
+def _problem_of_steps(values: dict[str, Any]) -> str | None:
+    for name, is_right in (("completions", lambda x: x and _is_text(x)), ("labels", lambda x: isinstance(x, bool))):
+        if name not in values:
+            return f"{name!r} is missing"
+        if not isinstance(values[name], list) or not values[name] or not all(map(is_right, values[name])):
+            return f"{name!r} is {shortened(values[name])}"
+    steps, labels = len(values["completions"]), len(values["labels"])
+    return f"there are {labels} labels of {steps} steps" if steps != labels else None
+
+
 def _is_text(value: Any) -> bool:
     """A string with a UTF-8 form, or token ids."""
     if isinstance(value, str):
@@ -164,17 +187,6 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, list) and all(type(i) is int for i in value)
 
 
-MAKERS: dict[Format, str] = {
-    "text": "texts",
-    "completion": "completions",
-    "preference": "preferences",
-    "label": "labelled",
-    "prompt": "prompts",
-}
-"""Which function of a built-in language makes the records of a format."""
-
-
 def built_in(name: str, format: Format, num: int) -> tuple[Record, ...]:
     """So many records that a built-in language makes, always the same."""
-    made = getattr(corpus(name), MAKERS[format])(num, 0)
-    return tuple(Record(f"{name}, example {i}", values) for i, values in enumerate(made, 1))
+    return tuple(Record(f"{name}, example {i}", values) for i, values in enumerate(made_by(name, format, num), 1))

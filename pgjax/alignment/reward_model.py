@@ -140,17 +140,24 @@ def score_of(params: Params, hidden: Float[Array, "*tokens width"]) -> Float[Arr
     return hidden.astype(jnp.float32) @ params["kernel"] + params["bias"]
 
 
-def score_at_last(
+def scores_at_all(
     network: Transformer, params: Params, prompt: Prompt, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
-) -> Float[Array, "B"]:
-    """The score of each completion, read at its last real token."""
+) -> Float[Array, "B T"]:
+    """The score of each completion up to each of its tokens."""
     hidden = network.hidden(
         params["model"],
         jnp.concatenate([prompt.tokens, tokens], axis=1),
         jnp.concatenate([prompt.mask, mask], axis=1),
     )
-    last = prompt.tokens.shape[1] + jnp.sum(mask, axis=1) - 1
-    return score_of(params["score"], jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0])
+    return score_of(params["score"], hidden[:, prompt.tokens.shape[1] :])
+
+
+def score_at_last(
+    network: Transformer, params: Params, prompt: Prompt, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
+) -> Float[Array, "B"]:
+    """The score of each completion, read at its last real token."""
+    last = jnp.maximum(jnp.sum(mask, axis=1) - 1, 0)
+    return jnp.take_along_axis(scores_at_all(network, params, prompt, tokens, mask), last[:, None], axis=1)[:, 0]
 
 
 def _bins(probability: Float[Array, "B"]) -> dict[str, Array]:

@@ -15,11 +15,11 @@ from jaxtyping import Array, Float, Int
 from pgjax.algorithms.on_policy import Samples
 from pgjax.algorithms.ppo import Learner, ProximalUpdate, initial_learner, optimize
 from pgjax.alignment.generation import Generation
+from pgjax.alignment.learned_rewards import ModelReward
 from pgjax.alignment.models import Prompt, completion_hidden
 from pgjax.alignment.reward_model import init_score, score_of
 from pgjax.alignment.rewards import token_rewards, whiten
 from pgjax.alignment.sampling import Reading, Rollout, Sampling, distribution, prepare
-from pgjax.alignment.scoring import ModelReward
 from pgjax.core.algorithm import Key, Metrics, Params
 from pgjax.core.hyperparameters import Scalar, field, pytree
 from pgjax.learning import returns

@@ -11,9 +11,10 @@ from jaxtyping import Array, Bool, Float, Int
 from pgjax.algorithms.ppo import MinibatchUpdate, check_micro_batches
 from pgjax.alignment.data import PROMPTS, Data, epoch_rows
 from pgjax.alignment.generation import Generation, generate
+from pgjax.alignment.learned_rewards import FROM_RUNS
 from pgjax.alignment.models import LANGUAGE_MODELS, LanguageModel, Prompt, completion_logits
 from pgjax.alignment.rewards import KL_ESTIMATORS, pass_at_k
-from pgjax.alignment.scoring import REWARDS, ModelReward, Reward, as_reward
+from pgjax.alignment.scoring import REWARDS, AnswerReward, Reward, as_reward
 from pgjax.alignment.supervised import SHARE_TOKENS, ModelState, Sums, check_batches, held_out_rows, in_parts
 from pgjax.alignment.tokenizers import TOKENIZERS
 from pgjax.core.algorithm import EVALUATION_STREAM, Key, Params, Scores
@@ -271,9 +272,11 @@ def prepare(algorithm: Any) -> None:
         )
     _check_tokenizer(algorithm)
     object.__setattr__(algorithm, "data", algorithm.data.packed(model.tokenizer, room))
+    if isinstance(algorithm.reward, AnswerReward):
+        object.__setattr__(algorithm, "reward", algorithm.reward.packed(model.tokenizer, model.network.context))
     check_batches(algorithm, algorithm.group_size)
     longest = algorithm.data.train.prompt.shape[1] + algorithm.max_tokens
-    if isinstance(algorithm.reward, ModelReward) and algorithm.reward.network.context < longest:
+    if isinstance(algorithm.reward, FROM_RUNS) and algorithm.reward.network.context < longest:
         raise InputError(
             f"{name}.reward has context = {algorithm.reward.network.context}, and prompts with completions have up to "
             f"{longest} tokens: expected a smaller max_prompt or max_tokens"
