@@ -327,7 +327,7 @@ def test_a_critic_that_starts_from_a_reward_model_has_its_shape(rlhf, reward_mod
 
 
 def test_a_reward_model_that_cannot_read_that_far_is_refused(rlhf, reward_models):
-    with pytest.raises(InputError, match=r"RLHF.reward has context = 5, and prompts with completions have up to 9 tok"):
+    with pytest.raises(InputError, match=r"RLHF.reward has context = 5, and reads up to 9 tok"):
         dataclasses.replace(rlhf, reward=other_reward(reward_models, context=5))
 
 
@@ -380,7 +380,7 @@ def refused(tiny_token_algorithm, name, message, **fields):
         ("rlhf", {"micro_batches": 3}, r"RLHF.micro_batches = 3 does not divide the 4 sequences of a minibatch"),
         ("rlhf", {"max_tokens": 20}, r"RLHF.max_tokens = 20 is not accepted: the context of the model is 20"),
         ("rlhf", {"beta": float("nan")}, r"RLHF.beta = nan is not accepted: expected a number in \[0, inf\)"),
-        ("rlhf", {"reward": 3}, r"reward = 3 is not accepted: expected a reward: a reward model's run, or a function"),
+        ("rlhf", {"reward": 3}, r"reward = 3 is not accepted: expected a reward: a run of a reward model or judge"),
     ],
 )
 def test_bad_input_is_refused(name, fields, message, tiny_token_algorithm):

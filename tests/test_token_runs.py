@@ -202,7 +202,7 @@ def test_what_is_no_reward_is_refused(name, options, message, others):
         (["render", "sft"], "SFT has no policy in an environment"),
         (
             ["train", "rlhf", "--model", "sft"],
-            "needs --reward: a run of a reward model or a file of right completions (*.jsonl) by its path, or one of",
+            "needs --reward: a run of a reward model or judge or a file of right answers (*.jsonl) by its path, or one",
         ),
         (["train", "rlhf", "--model", "sft", "--reward", "rm", "--beta", "-1"], "RLHF.beta = -1.0 is not accepted"),
     ],

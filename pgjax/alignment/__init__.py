@@ -1,11 +1,11 @@
 """Policies over tokens: a language model is a network, generation a rollout, teacher forcing `unroll`.
 
-Read `rewards` (what single tokens earn where whole answers are scored); what is learned from: `grammar`, `addition`,
-`sums`, `countdown` and `walks` (built-in languages), `corpora` (these by name), `tokenizers`, `records` (files),
-`packing` (arrays), `data` (both as parts); `generation`; `models` (language models as parts); then one file per method.
-From fixed data: `supervised` (what they share), `lm`, `sft`, `reward_model`, `process_reward_model`, `dpo`, `kto`. From
-completions of its own: `learned_rewards`, `scoring` (rewards as parts), `sampling` (what they share), `rlhf`, `grpo`,
-`rloo`, `online_dpo`.
+Read `rewards` (what single tokens earn where whole answers are scored); what is learned from: the built-in languages
+`grammar`, `addition`, `sums`, `countdown`, `walks` and `constitution`, `corpora` (these by name), `tokenizers`,
+`records` (files), `packing` (arrays), `data` (both as parts); `generation`; `models` (language models as parts);
+`revision` (their answers, critiques and revisions); then one file per method. From fixed data: `supervised` (what they
+share), `lm`, `sft`, `reward_model`, `process_reward_model`, `dpo`, `kto`. From completions of its own: `judge`,
+`learned_rewards` and `scoring` (rewards as parts), `sampling` (what they share), `rlhf`, `grpo`, `rloo`, `online_dpo`.
 """
 
 import importlib
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from pgjax.alignment.generation import Generation as Generation
     from pgjax.alignment.generation import generate as generate
     from pgjax.alignment.grpo import GRPO as GRPO
+    from pgjax.alignment.judge import Judge as Judge
     from pgjax.alignment.kto import KTO as KTO
     from pgjax.alignment.lm import LM as LM
     from pgjax.alignment.models import LanguageModel as LanguageModel
     from pgjax.alignment.models import language_model as language_model
     from pgjax.alignment.online_dpo import OnlineDPO as OnlineDPO
     from pgjax.alignment.process_reward_model import ProcessRewardModel as ProcessRewardModel
+    from pgjax.alignment.revision import revise as revise
     from pgjax.alignment.reward_model import RewardModel as RewardModel
     from pgjax.alignment.rewards import pass_at_k as pass_at_k
     from pgjax.alignment.rewards import token_rewards as token_rewards
@@ -61,12 +63,14 @@ _EXPORTS = {
     "generate": "alignment.generation",
     "LanguageModel": "alignment.models",
     "language_model": "alignment.models",
+    "revise": "alignment.revision",
     "LM": "alignment.lm",
     "SFT": "alignment.sft",
     "RewardModel": "alignment.reward_model",
     "ProcessRewardModel": "alignment.process_reward_model",
     "DPO": "alignment.dpo",
     "KTO": "alignment.kto",
+    "Judge": "alignment.judge",
     "HostReward": "alignment.scoring",
     "REWARDS": "alignment.scoring",
     "register_reward": "alignment.scoring",

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
 Format: TypeAlias = Literal["text", "completion", "preference", "label", "prompt", "step"]
-CORPORA = ("grammar", "addition", "sums", "countdown", "walks")
+CORPORA = ("grammar", "addition", "sums", "countdown", "walks", "constitution")
 MAKERS: dict[Format, str] = {
     "text": "texts",
     "completion": "completions",

@@ -1,4 +1,4 @@
-"""Rewards that were learned: reward models and process reward models, from the runs that trained them."""
+"""Rewards that were learned: reward models, process reward models and judges, from the runs that trained them."""
 
 import dataclasses
 import functools
@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from pgjax.alignment.generation import Generation
-from pgjax.alignment.models import Prompt, check_digest, digest_of, is_run, kind_of_model, nested
+from pgjax.alignment.judge import Judge, JudgeOptions
+from pgjax.alignment.models import LANGUAGE_MODELS, Prompt, check_digest, digest_of, is_run, kind_of_model, nested
 from pgjax.alignment.process_reward_model import StepEnds
 from pgjax.alignment.reward_model import Reference, score_at_last, scores_at_all
 from pgjax.alignment.tokenizers import Tokenizer
@@ -48,6 +49,10 @@ class ModelReward:
     options: Annotated[EnsembleOptions, TRACED] = dataclasses.field(default_factory=EnsembleOptions)
     path: str = ""
     sha256: str = ""
+
+    def reads(self, prompt: int, completion: int) -> int:
+        """How many tokens it reads of a prompt with a completion of so many."""
+        return prompt + completion
 
     def __call__(self, prompt: Prompt, tokens: Array, mask: Array) -> Array:
         """As a `Reward`."""
@@ -100,6 +105,10 @@ class ProcessReward:
     path: str = ""
     sha256: str = ""
 
+    def reads(self, prompt: int, completion: int) -> int:
+        """How many tokens it reads of a prompt with a completion of so many."""
+        return prompt + completion
+
     def __call__(self, prompt: Prompt, tokens: Array, mask: Array) -> Array:
         """As a `Reward`, one number per token."""
 
@@ -115,8 +124,8 @@ class ProcessReward:
         return jnp.diff(whole, axis=1, prepend=1.0)
 
 
-FROM_RUNS = (ModelReward, ProcessReward)
-OPTIONS = {"reward-model": EnsembleOptions, "process-reward-model": StepOptions}
+FROM_RUNS = (ModelReward, ProcessReward, Judge)
+OPTIONS = {"reward-model": EnsembleOptions, "process-reward-model": StepOptions, "sft": JudgeOptions}
 """How rewards are used that a run of these algorithms trained."""
 
 
@@ -128,17 +137,20 @@ def algorithm_of(path: str) -> str:
     """
     found = read_config(path)["algorithm"] if is_run(path) else None
     if found not in OPTIONS:
-        raise InputError(f"reward = {path!r} is not accepted: expected the run of a reward model")
+        raise InputError(f"reward = {path!r} is not accepted: expected the run of a reward model or a judge")
     return found
 
 
-def reward_of_run(path: str, sha256: str | None, options: dict[str, Any]) -> ModelReward | ProcessReward:
+def reward_of_run(path: str, sha256: str | None, options: dict[str, Any]) -> ModelReward | ProcessReward | Judge:
     """The reward of the models that a run has trained, with the digest that their parameters must have.
 
     Raises:
         InputError: there is no such run, or its models are not the ones they were.
     """
     algorithm, config = algorithm_of(path), read_config(path)
+    if algorithm == "sft":
+        model = LANGUAGE_MODELS.make(path, sha256)
+        return Judge(model, JudgeOptions(**options), path, model.sha256)
     network, tokenizer = kind_of_model(config, path)
 
     def of_all(place: str) -> Any:

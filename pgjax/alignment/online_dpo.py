@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pgjax.alignment.dpo import implicit_rewards
+from pgjax.alignment.judge import Answers, Judge
 from pgjax.alignment.models import Prompt
 from pgjax.alignment.sampling import Rollout, Sampling, distribution, learn, prepare
 from pgjax.alignment.supervised import ModelState
@@ -37,7 +38,7 @@ class OnlineDPO(Sampling):
         -log sigmoid(beta (log pi(y+) / pi_ref(y+) - log pi(y-) / pi_ref(y-)))  (Rafailov et al., 2023, eq. 7).
 
     With labels drawn from Bradley-Terry its optimum is that of E[r] - beta KL(pi || pi_ref), as for `RLHF`; a pair of
-    equal scores has no label and no weight. Rewards per token are summed.
+    equal scores has no label and no weight. Rewards per token are summed; a `Judge` compares the two itself.
     """
 
     beta: Scalar = field("weight of the KL divergence to the start", default=0.1, accepts="(0, inf)")
@@ -70,20 +71,30 @@ class OnlineDPO(Sampling):
     def labelled(self, rollout: Rollout, key: Key) -> tuple[Pairs, dict[str, Array]]:
         """Which of two completions is preferred, and what is to be known of the batch."""
         score = self.scored(rollout)
-        first, second = score.reshape(-1, 2).T
-        drawn = jax.random.bernoulli(key, jax.nn.sigmoid(first - second))
-        tied = first == second
-        mask = rollout.completion.mask
+        mask, gap = rollout.completion.mask, self.gap(rollout, score)
+        drawn = jax.random.bernoulli(key, jax.nn.sigmoid(gap))
+        tied = gap == 0.0
         ref_log_prob = jnp.sum(jnp.where(mask, rollout.reading.ref_log_prob.T, 0.0), axis=1)
         pairs = Pairs(
             prompt=jax.tree.map(lambda x: x[::2], rollout.prompt),
             tokens=_in_pairs(rollout.completion.tokens),
             mask=_in_pairs(mask),
             ref_log_prob=_in_pairs(ref_log_prob),
-            first=drawn if self.label == "bradley_terry" else first > second,
+            first=drawn if self.label == "bradley_terry" else gap > 0.0,
             weight=jnp.where(tied, 0.0, 1.0),
         )
         return pairs, self.statistics(rollout, score) | {"ties": jnp.mean(tied)}
+
+    def gap(self, rollout: Rollout, score: Float[Array, "B"]) -> Float[Array, "N"]:
+        """The log-odds that the first of two is preferred: the difference of their scores, or what a judge says less
+        the difference of the penalties for a missing EOS."""
+        if not isinstance(self.reward, Judge):
+            return score[::2] - score[1::2]
+        tokens, _, mask = rollout.completion
+        answers = [Answers(tokens[i::2], mask[i::2]) for i in range(2)]
+        prompt = jax.tree.map(lambda x: x[::2], rollout.prompt)
+        missing = self.eos_penalty * ~self.ended(rollout.completion)
+        return self.reward.compare(prompt, *answers) - missing[::2] + missing[1::2]
 
     def sums(self, params: Params, rows: Pairs) -> tuple[Array, tuple[dict[str, Array], Array]]:
         """Loss and metrics of these pairs, summed, and how many of them count."""

@@ -275,12 +275,14 @@ def prepare(algorithm: Any) -> None:
     if isinstance(algorithm.reward, AnswerReward):
         object.__setattr__(algorithm, "reward", algorithm.reward.packed(model.tokenizer, model.network.context))
     check_batches(algorithm, algorithm.group_size)
-    longest = algorithm.data.train.prompt.shape[1] + algorithm.max_tokens
-    if isinstance(algorithm.reward, FROM_RUNS) and algorithm.reward.network.context < longest:
-        raise InputError(
-            f"{name}.reward has context = {algorithm.reward.network.context}, and prompts with completions have up to "
-            f"{longest} tokens: expected a smaller max_prompt or max_tokens"
-        )
+    if isinstance(algorithm.reward, FROM_RUNS):
+        context = algorithm.reward.network.context
+        longest = algorithm.reward.reads(algorithm.data.train.prompt.shape[1], algorithm.max_tokens)
+        if context < longest:
+            raise InputError(
+                f"{name}.reward has context = {context}, and reads up to {longest} tokens of prompts with completions: "
+                "expected a smaller max_prompt or max_tokens"
+            )
 
 
 def _check_sizes(algorithm: Any) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from pgjax.alignment import addition, countdown, grammar, sums, walks
+from pgjax.alignment import addition, constitution, countdown, grammar, sums, walks
 from pgjax.alignment.data import COMPLETIONS, Data
 from pgjax.alignment.learned_rewards import FROM_RUNS, OPTIONS, algorithm_of, reward_of_run
 from pgjax.alignment.models import Prompt
@@ -25,7 +25,7 @@ RewardFunction: TypeAlias = Callable[[Array, Array, Array], Array]
 
 @runtime_checkable
 class Reward(Protocol):
-    """a reward: a reward model's run, or a function (tokens, mask, prompt) -> [B] or [B, T]"""
+    """a reward: a run of a reward model or judge, or a function (tokens, mask, prompt) -> [B] or [B, T]"""
 
     def __call__(
         self, prompt: Prompt, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
@@ -53,6 +53,7 @@ OF_LANGUAGES: dict[str, dict[str, RewardFunction]] = {
     "sums": {"sums": sums.is_right, "sums-steps": sums.right_steps},
     "countdown": {"countdown": countdown.is_right, "countdown-format": countdown.is_expression},
     "walks": {"walks": walks.optimality},
+    "constitution": {"constitution": constitution.kept},
 }
 NAMED_REWARDS = {
     name: TracedReward(function, TOKENIZERS.make(language))
@@ -136,7 +137,7 @@ class Rewards:
     def sentence(self) -> str:
         """What there is."""
         names = ", ".join(NAMED_REWARDS)
-        return f"a run of a reward model or a file of right completions (*.jsonl) by its path, or one of: {names}"
+        return f"a run of a reward model or judge or a file of right answers (*.jsonl) by its path, or one of: {names}"
 
     def make(self, name: str, sha256: str | None = None, **options: Any) -> Any:
         """The reward of that name; `sha256` is the digest that the parameters of a reward model must have.
@@ -179,7 +180,7 @@ class Rewards:
         return dataclass_options(part.options if isinstance(part, FROM_RUNS) else part)
 
     def declaration(self, name: str) -> type | None:
-        """`EnsembleOptions` for reward models, `StepOptions` for those of steps."""
+        """`EnsembleOptions` for reward models, `StepOptions` for those of steps, `JudgeOptions` for judges."""
         if name in NAMED_REWARDS or name.endswith(".jsonl"):
             return None
         try:
