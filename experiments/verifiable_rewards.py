@@ -2,10 +2,10 @@
 
     python experiments/verifiable_rewards.py
 
-The base model is fine-tuned on sums modulo 29 of which 70 % are wrong, so that it has seen what right answers are and
-gives them 30 % of the time. GRPO is then told 1 or 0 for each answer to the sums of nine tenths of the 841 pairs, and
-judged on those that no stage has seen: pass@1, and pass@8, how often one of eight answers is right. Variants change one
-field of it each; RLHF (PPO) and RLOO learn from as many answers.
+The base model is fine-tuned on sums modulo 29 of which 60 % are wrong, so that it has seen what right answers are and
+gives them about 30 % of the time. GRPO is then told 1 or 0 for each answer to the sums of nine tenths of the 841 pairs,
+and judged on those that no stage has seen: pass@1, and pass@8, how often one of eight answers is right. Variants change
+one field of it each; RLHF (PPO) and RLOO learn from as many answers.
 
 Writes verifiable_rewards.json (configs, every seed's figures), verifiable_rewards.md and verifiable_rewards.png.
 """
@@ -33,10 +33,10 @@ PAIRS = [{"prompt": f"{a} + {b} ="} for a in range(addition.MODULUS) for b in ra
 @dataclasses.dataclass(frozen=True)
 class Options:
     seeds: Annotated[int, tyro.conf.arg(help="seeds of each")] = 10
-    answers: Annotated[int, tyro.conf.arg(help="answers that each learns from")] = 49_152
+    answers: Annotated[int, tyro.conf.arg(help="answers that each learns from")] = 98_304
     examples: Annotated[int, tyro.conf.arg(help="sums that the base model is fine-tuned on")] = 32_768
     epochs: Annotated[int, tyro.conf.arg(help="passes over them")] = 24
-    wrong: Annotated[float, tyro.conf.arg(help="share of wrong ones among them")] = 0.7
+    wrong: Annotated[float, tyro.conf.arg(help="share of wrong ones among them")] = 0.6
     out: Annotated[Path, tyro.conf.arg(help="directory of the results")] = Path("experiments/results")
 
 
@@ -53,18 +53,15 @@ def base_model(options: Options) -> tuple[LanguageModel, SFT]:
 
 def methods(start: LanguageModel, answers: int) -> dict[str, Any]:
     prompts, reward = PROMPTS.of(PAIRS), REWARDS.make("addition")
-    common = {"max_tokens": 2, "batch_size": 256, "learning_rate": 5e-4, "beta": 0.0, "passes": 8, "eos_penalty": 0.0}
+    common = {"max_tokens": 2, "batch_size": 256, "learning_rate": 1e-3, "beta": 0.0, "passes": 8, "eos_penalty": 0.0}
     grpo = GRPO(start, reward, prompts, answers, **common)
     variants = {
         "no std": {"scale": "none"},
-        "leave one out": {"baseline": "leave_one_out", "scale": "none"},
         "aggregate = sequence": {"aggregate": "sequence"},
         "aggregate = constant": {"aggregate": "constant"},
         "clip higher": {"clip_eps_high": 0.4},
         "sequence ratio": {"ratio": "sequence"},
         "equal groups left out": {"skip_equal": True},
-        "beta = 0.05": {"beta": 0.05},
-        "groups of 16": {"group_size": 16},
     }
     found: dict[str, Any] = {"GRPO": grpo}
     found |= {f"GRPO, {name}": dataclasses.replace(grpo, **fields) for name, fields in variants.items()}

@@ -1,0 +1,203 @@
+"""Process against outcome reward: running sums, judged step by step or at their end.
+
+    python experiments/process_rewards.py
+
+The base model is fine-tuned on sums of two to five numbers in steps, "3 + 9 + 4 =" and "2 ; 6", of which most have a
+wrong step, so that it is right part of the time. Two models learn from the same judged answers: a process reward model
+from every step, an outcome reward model from the last one alone. GRPO then improves the base model by either, by the
+exact checkers of outcomes and of steps, and by the sum of the probabilities of steps, under which a longer chain can
+earn more. What counts is the exact checker, on prompts that no stage has seen, and how many completions it takes to be
+right four times of five in training.
+
+Writes process_rewards.json (configs, every seed's figures and curves), process_rewards.md and process_rewards.png.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from common import band, draw_band, markdown, pyplot, text_of, write_report
+from language import trained
+
+import pgjax
+from pgjax.alignment import (
+    COMPLETIONS,
+    GRPO,
+    PROMPTS,
+    REWARDS,
+    SFT,
+    STEPS,
+    LanguageModel,
+    ProcessRewardModel,
+    Transformer,
+    sums,
+)
+from pgjax.alignment.learned_rewards import ProcessReward, StepOptions
+from pgjax.alignment.tokenizers import TOKENIZERS
+from pgjax.core.hyperparameters import pytree
+from pgjax.reporting.statistics import interquartile_mean
+from pgjax.running.config import to_config
+
+TOKENIZER = TOKENIZERS.make("sums")
+ACCURACY = 0.8
+"""That the number of completions is counted to."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    seeds: Annotated[int, tyro.conf.arg(help="seeds of each")] = 10
+    completions: Annotated[int, tyro.conf.arg(help="completions that each learns from")] = 65_536
+    examples: Annotated[int, tyro.conf.arg(help="sums that the base model is fine-tuned on")] = 65_536
+    epochs: Annotated[int, tyro.conf.arg(help="passes over them")] = 4
+    wrong: Annotated[float, tyro.conf.arg(help="share of wrong ones among them")] = 0.7
+    judged: Annotated[int, tyro.conf.arg(help="judged answers that reward models learn from")] = 32_768
+    judged_epochs: Annotated[int, tyro.conf.arg(help="passes over them")] = 4
+    out: Annotated[Path, tyro.conf.arg(help="directory of the results")] = Path("experiments/results")
+
+
+@pytree
+class Watched(GRPO):
+    """GRPO that also reports whether sums are right, and how many steps they have beside those that are due."""
+
+    def statistics(self, rollout: Any, score: Any) -> Any:
+        tokens, _, mask = rollout.completion
+        prompt = rollout.prompt.tokens
+        steps = jnp.sum(mask & ((tokens == sums.SEPARATOR) | (tokens == sums.EOS)), axis=1)
+        due = jnp.sum(prompt < sums.MODULUS, axis=1) - 1
+        found = {"right": jnp.mean(sums.is_right(tokens, mask, prompt)), "extra_steps": jnp.mean(steps - due)}
+        return super().statistics(rollout, score) | found
+
+
+def base_model(options: Options) -> tuple[LanguageModel, SFT]:
+    network = Transformer(
+        width=64, layers=2, num_heads=4, num_groups=4, mlp_width=256, context=32, vocab=TOKENIZER.vocab
+    )
+    start = LanguageModel(network, TOKENIZER, network.init_text(jax.random.key(0)))
+    data = COMPLETIONS.of(sums.completions(options.examples, 0, options.wrong))
+    sft = SFT(start, data, options.epochs * options.examples, batch_size=256, learning_rate=2e-3)
+    return trained(sft)[0], sft
+
+
+def judge_of(start: LanguageModel, options: Options, outcome_only: bool) -> tuple[ProcessReward, Any, float]:
+    """The reward of a model of steps, its config, and its accuracy on held-out steps."""
+    data = STEPS.of(sums.steps(options.judged, 0), separator=";")
+    algorithm = ProcessRewardModel(
+        start,
+        data,
+        options.judged_epochs * options.judged,
+        outcome_only=outcome_only,
+        batch_size=256,
+        learning_rate=1e-3,
+    )
+    _, result = trained_state(algorithm)
+    params, ends = jax.tree.map(lambda x: x[None], (result.state.params, result.state.ends))
+    reward = ProcessReward(start.network, TOKENIZER, params, ends, outcome_only)
+    accuracy = jax.jit(algorithm.evaluate, static_argnums=2)(result.state, jax.random.key(0), 4096)["accuracy"]
+    return reward, to_config(algorithm), float(accuracy)
+
+
+def trained_state(algorithm: Any) -> tuple[Any, pgjax.Result]:
+    result = pgjax.run(algorithm, 0, progress=False)
+    return result.state, result
+
+
+def judged(algorithm: Any, seeds: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Exact scores on held-out prompts of all seeds, and the curves in training."""
+    exact = REWARDS.make("sums")
+
+    def member(key: jax.Array) -> tuple[Any, Any]:
+        state, metrics = pgjax.train(algorithm, key)
+        scores = dataclasses.replace(algorithm, reward=exact).evaluate(state, key, 1024)
+        return scores, {name: metrics[name] for name in ("right", "extra_steps")}
+
+    found = jax.jit(jax.vmap(member))(jax.random.split(jax.random.key(1), seeds))
+    scores, curves = jax.tree.map(np.asarray, found)
+    return scores, curves
+
+
+def completions_to(curve: np.ndarray, batch: int, window: int = 8) -> np.ndarray:
+    """Of each seed, the completions until the mean over a window of batches reaches `ACCURACY`; infinite if never."""
+    smooth = np.apply_along_axis(lambda x: np.convolve(x, np.ones(window) / window, "valid"), -1, curve)
+    reached = smooth >= ACCURACY
+    return np.where(reached.any(axis=1), batch * (reached.argmax(axis=1) + window), np.inf)
+
+
+def main(options: Options) -> None:
+    start, sft = base_model(options)
+    process, process_config, process_accuracy = judge_of(start, options, outcome_only=False)
+    outcome, outcome_config, outcome_accuracy = judge_of(start, options, outcome_only=True)
+    print(f"steps judged rightly: {process_accuracy:.3f}, outcomes: {outcome_accuracy:.3f}", flush=True)
+    grpo = Watched(
+        start,
+        outcome,
+        PROMPTS.of(sums.completions(8192, 7)),
+        options.completions,
+        max_tokens=16,
+        batch_size=256,
+        learning_rate=5e-4,
+        beta=0.0,
+    )
+    rewards = {
+        "process reward model": process,
+        "outcome reward model": outcome,
+        "sum over its steps": dataclasses.replace(process, options=StepOptions("sum")),
+        "exact steps": REWARDS.make("sums-steps"),
+        "exact outcome": REWARDS.make("sums"),
+    }
+    exact = dataclasses.replace(grpo, reward=REWARDS.make("sums"))
+    evaluate = jax.jit(type(exact).evaluate, static_argnums=3)
+    before = evaluate(exact, exact.init(jax.random.key(0)), jax.random.key(0), 1024)
+    rows = [["the base model", f"{float(before['reward']):.3f}", "", "", f"{float(before['length']):.2f}"]]
+    found, curves = {}, {}
+    for name, reward in rewards.items():
+        found[name], curves[name] = judged(dataclasses.replace(grpo, reward=reward), options.seeds)
+        needed = completions_to(curves[name]["right"], grpo.batch_size)
+        extra = curves[name]["extra_steps"][:, -8:].mean(axis=1)
+        reached = f"{np.isfinite(needed).sum()} of {options.seeds}"
+        some = text_of(interquartile_mean(needed), 0) if np.isfinite(needed).all() else f"reached by {reached}"
+        rows.append(
+            [
+                name,
+                text_of(interquartile_mean(found[name]["reward"]), 3),
+                some,
+                text_of(interquartile_mean(extra), 2),
+                text_of(interquartile_mean(found[name]["length"]), 2),
+            ]
+        )
+        print(rows[-1], flush=True)
+    header = ["", "right, held out", f"completions to {ACCURACY:.0%} right", "steps beyond those due", "tokens"]
+    table = (
+        f"{options.seeds} seeds each, {options.completions:,} completions; interquartile means with 95 % intervals. "
+        f"The process reward model judges {process_accuracy:.1%} of held-out steps rightly, the outcome reward model "
+        f"{outcome_accuracy:.1%} of outcomes.\n\n{markdown(header, rows)}"
+    )
+    figures = {
+        "configs": {"base": to_config(sft), "process": process_config, "outcome": outcome_config}
+        | {name: to_config(dataclasses.replace(grpo, reward=reward)) for name, reward in rewards.items()},
+        "before": {name: float(x) for name, x in before.items()},
+        "found": found,
+        "curves": curves,
+    }
+    write_report(options.out, table, None, figures)
+    plot(options, curves, grpo.batch_size)
+
+
+def plot(options: Options, curves: dict[str, Any], batch: int) -> None:
+    plt = pyplot()
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for name, curve in curves.items():
+        for panel, metric in zip(panels, ("right", "extra_steps"), strict=True):
+            steps = batch * np.arange(1, curve[metric].shape[1] + 1)
+            draw_band(panel, steps, band(curve[metric]), name, linewidth=1)
+    panels[0].set(xlabel="completions", ylabel="share of right sums in training", ylim=(0, 1))
+    panels[1].set(xlabel="completions", ylabel="steps beyond those due")
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.savefig(options.out / "process_rewards.png", dpi=130)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
