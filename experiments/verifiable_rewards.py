@@ -33,7 +33,7 @@ PAIRS = [{"prompt": f"{a} + {b} ="} for a in range(addition.MODULUS) for b in ra
 @dataclasses.dataclass(frozen=True)
 class Options:
     seeds: Annotated[int, tyro.conf.arg(help="seeds of each")] = 10
-    answers: Annotated[int, tyro.conf.arg(help="answers that each learns from")] = 98_304
+    answers: Annotated[int, tyro.conf.arg(help="answers that each learns from")] = 196_608
     examples: Annotated[int, tyro.conf.arg(help="sums that the base model is fine-tuned on")] = 32_768
     epochs: Annotated[int, tyro.conf.arg(help="passes over them")] = 24
     wrong: Annotated[float, tyro.conf.arg(help="share of wrong ones among them")] = 0.6
@@ -53,7 +53,7 @@ def base_model(options: Options) -> tuple[LanguageModel, SFT]:
 
 def methods(start: LanguageModel, answers: int) -> dict[str, Any]:
     prompts, reward = PROMPTS.of(PAIRS), REWARDS.make("addition")
-    common = {"max_tokens": 2, "batch_size": 256, "learning_rate": 1e-3, "beta": 0.0, "passes": 8, "eos_penalty": 0.0}
+    common = {"max_tokens": 2, "batch_size": 256, "learning_rate": 5e-4, "beta": 0.0, "passes": 8, "eos_penalty": 0.0}
     grpo = GRPO(start, reward, prompts, answers, **common)
     variants = {
         "no std": {"scale": "none"},
