@@ -2,12 +2,12 @@
 
     python experiments/process_rewards.py
 
-The base model is fine-tuned on sums of two to five numbers in steps, "3 + 9 + 4 =" and "2 ; 6", of which most have a
-wrong step, so that it is right part of the time. Two models learn from the same judged answers: a process reward model
-from every step, an outcome reward model from the last one alone. GRPO then improves the base model by either, by the
-exact checkers of outcomes and of steps, and by the sum of the probabilities of steps, under which a longer chain can
-earn more. What counts is the exact checker, on prompts that no stage has seen, and how many completions it takes to be
-right four times of five in training.
+The base model learns sums of two to five numbers in steps, "3 + 9 + 4 =" and "2 ; 6", and is then fine-tuned on some of
+which most have a wrong step, so that it is right part of the time. Two models learn from the same judged answers: a
+process reward model from every step, an outcome reward model from the last one alone. GRPO then improves the base model
+by either, by the exact checkers of outcomes and of steps, and by the sum of the probabilities of steps, under which a
+longer chain can earn more. What counts is the exact checker, on prompts that no stage has seen, and how many
+completions it takes to be right four times of five in training.
 
 Writes process_rewards.json (configs, every seed's figures and curves), process_rewards.md and process_rewards.png.
 """
@@ -51,9 +51,10 @@ ACCURACY = 0.8
 class Options:
     seeds: Annotated[int, tyro.conf.arg(help="seeds of each")] = 10
     completions: Annotated[int, tyro.conf.arg(help="completions that each learns from")] = 65_536
-    examples: Annotated[int, tyro.conf.arg(help="sums that the base model is fine-tuned on")] = 65_536
-    epochs: Annotated[int, tyro.conf.arg(help="passes over them")] = 4
-    wrong: Annotated[float, tyro.conf.arg(help="share of wrong ones among them")] = 0.7
+    examples: Annotated[int, tyro.conf.arg(help="right sums that the base model learns from")] = 65_536
+    epochs: Annotated[int, tyro.conf.arg(help="passes over them")] = 12
+    wrong_examples: Annotated[int, tyro.conf.arg(help="sums that it learns from then")] = 8192
+    wrong: Annotated[float, tyro.conf.arg(help="share of wrong ones among them")] = 0.6
     judged: Annotated[int, tyro.conf.arg(help="judged answers that reward models learn from")] = 32_768
     judged_epochs: Annotated[int, tyro.conf.arg(help="passes over them")] = 4
     out: Annotated[Path, tyro.conf.arg(help="directory of the results")] = Path("experiments/results")
@@ -72,14 +73,17 @@ class Watched(GRPO):
         return super().statistics(rollout, score) | found
 
 
-def base_model(options: Options) -> tuple[LanguageModel, SFT]:
+def base_model(options: Options) -> tuple[LanguageModel, dict[str, SFT]]:
+    """What clean sums and then partly wrong ones have taught, with what trained it."""
     network = Transformer(
-        width=64, layers=2, num_heads=4, num_groups=4, mlp_width=256, context=32, vocab=TOKENIZER.vocab
+        width=128, layers=2, num_heads=4, num_groups=4, mlp_width=512, context=32, vocab=TOKENIZER.vocab
     )
-    start = LanguageModel(network, TOKENIZER, network.init_text(jax.random.key(0)))
-    data = COMPLETIONS.of(sums.completions(options.examples, 0, options.wrong))
-    sft = SFT(start, data, options.epochs * options.examples, batch_size=256, learning_rate=2e-3)
-    return trained(sft)[0], sft
+    new = LanguageModel(network, TOKENIZER, network.init_text(jax.random.key(0)))
+    clean = COMPLETIONS.of(sums.completions(options.examples, 0))
+    learning = SFT(new, clean, options.epochs * options.examples, batch_size=128, learning_rate=1e-3, weight_decay=0.1)
+    records = sums.completions(options.wrong_examples, 3, options.wrong)
+    tuning = SFT(trained(learning)[0], COMPLETIONS.of(records), len(records), batch_size=128, learning_rate=3e-4)
+    return trained(tuning)[0], {"clean sums": learning, "partly wrong sums": tuning}
 
 
 def judge_of(start: LanguageModel, options: Options, outcome_only: bool) -> tuple[ProcessReward, Any, float]:
@@ -127,7 +131,7 @@ def completions_to(curve: np.ndarray, batch: int, window: int = 8) -> np.ndarray
 
 
 def main(options: Options) -> None:
-    start, sft = base_model(options)
+    start, taught = base_model(options)
     process, process_config, process_accuracy = judge_of(start, options, outcome_only=False)
     outcome, outcome_config, outcome_accuracy = judge_of(start, options, outcome_only=True)
     print(f"steps judged rightly: {process_accuracy:.3f}, outcomes: {outcome_accuracy:.3f}", flush=True)
@@ -176,7 +180,8 @@ def main(options: Options) -> None:
         f"{outcome_accuracy:.1%} of outcomes.\n\n{markdown(header, rows)}"
     )
     figures = {
-        "configs": {"base": to_config(sft), "process": process_config, "outcome": outcome_config}
+        "configs": {name: to_config(sft) for name, sft in taught.items()}
+        | {"process": process_config, "outcome": outcome_config}
         | {name: to_config(dataclasses.replace(grpo, reward=reward)) for name, reward in rewards.items()},
         "before": {name: float(x) for name, x in before.items()},
         "found": found,

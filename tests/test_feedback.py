@@ -109,6 +109,7 @@ def test_a_judge_is_that_of_one_reading_at_a_time(model):
     np.testing.assert_allclose(alone, judge.compare(prompts_of(prompts), padded(a, 8), padded([""] * 7, 3)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_judge_relabels_records(model):
     records = constitution.preferences(9, 3)
     judge = Judge(model)
@@ -123,6 +124,7 @@ def test_a_judge_relabels_records(model):
     assert [r["chosen"] for r in again] == [r["chosen"] for r in found]
 
 
+@pytest.mark.slow
 def test_online_dpo_takes_the_labels_of_a_judge(model, tiny_token_algorithm, init):
     prompts = alignment.PROMPTS.make("constitution", examples=64)
     judge = Judge(model)

@@ -63,7 +63,7 @@ def slow_scores(model, params, row):
     return np.asarray(hidden @ params["score"]["kernel"] + params["score"]["bias"])
 
 
-@pytest.mark.parametrize("outcome_only", [False, True])
+@pytest.mark.parametrize("outcome_only", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_loss_is_that_of_a_slow_loop(process, init, step, outcome_only):
     state, _ = step(process, init(process, jax.random.key(0)))
     algorithm = dataclasses.replace(process, outcome_only=outcome_only)
@@ -82,7 +82,7 @@ def test_the_loss_is_that_of_a_slow_loop(process, init, step, outcome_only):
     assert float(metrics["accuracy"]) == pytest.approx(sum(right))
 
 
-@pytest.mark.parametrize("outcome_only", [False, True])
+@pytest.mark.parametrize("outcome_only", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_reward_is_that_of_a_slow_loop(process, init, step, outcome_only):
     state, _ = step(process, init(process, jax.random.key(0)))
     twice = jax.tree.map(lambda x: jnp.stack([x, 1.5 * x]), state.params)

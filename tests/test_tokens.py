@@ -154,7 +154,7 @@ def test_bytes_are_a_part():
 
 
 def test_names_and_options_that_are_not_known_are_refused(folder, monkeypatch):
-    with pytest.raises(InputError, match=r"tokenizer = 'byte' is not known: expected bytes, grammar, addition, or"):
+    with pytest.raises(InputError, match=r"tokenizer = 'byte' is not known: expected bytes, grammar, addition, sums"):
         TOKENIZERS.make("byte")
     with pytest.raises(InputError, match="tokenizer bytes has no option 'pad': expected none"):
         TOKENIZERS.make("bytes", pad=3)

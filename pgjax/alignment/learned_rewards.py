@@ -129,25 +129,22 @@ OPTIONS = {"reward-model": EnsembleOptions, "process-reward-model": StepOptions,
 """How rewards are used that a run of these algorithms trained."""
 
 
-def algorithm_of(path: str) -> str:
-    """The algorithm, one of `OPTIONS`, of the run that is kept there.
-
-    Raises:
-        InputError: there is no run, or one of another algorithm.
-    """
-    found = read_config(path)["algorithm"] if is_run(path) else None
-    if found not in OPTIONS:
-        raise InputError(f"reward = {path!r} is not accepted: expected the run of a reward model or a judge")
-    return found
+def algorithm_at(path: str) -> str:
+    """The name of the algorithm of the run that is kept there; empty if there is none."""
+    try:
+        return str(read_config(path)["algorithm"]) if is_run(path) else ""
+    except InputError:
+        return ""
 
 
 def reward_of_run(path: str, sha256: str | None, options: dict[str, Any]) -> ModelReward | ProcessReward | Judge:
     """The reward of the models that a run has trained, with the digest that their parameters must have.
 
     Raises:
-        InputError: there is no such run, or its models are not the ones they were.
+        InputError: its models are not the ones they were.
     """
-    algorithm, config = algorithm_of(path), read_config(path)
+    config = read_config(path)
+    algorithm = config["algorithm"]
     if algorithm == "sft":
         model = LANGUAGE_MODELS.make(path, sha256)
         return Judge(model, JudgeOptions(**options), path, model.sha256)

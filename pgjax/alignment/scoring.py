@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pgjax.alignment import addition, constitution, countdown, grammar, sums, walks
 from pgjax.alignment.data import COMPLETIONS, Data
-from pgjax.alignment.learned_rewards import FROM_RUNS, OPTIONS, algorithm_of, reward_of_run
-from pgjax.alignment.models import Prompt
+from pgjax.alignment.learned_rewards import FROM_RUNS, OPTIONS, EnsembleOptions, algorithm_at, reward_of_run
+from pgjax.alignment.models import Prompt, is_run
 from pgjax.alignment.records import IN_CODE
 from pgjax.alignment.tokenizers import TOKENIZERS, Tokenizer
 from pgjax.core.errors import InputError, nearest
@@ -151,6 +151,12 @@ class Rewards:
             return NAMED_REWARDS[name]
         if name.endswith(".jsonl"):
             return AnswerReward(COMPLETIONS.make(name, sha256, held_out=0.0))
+        try:
+            known = is_run(name)
+        except InputError as error:
+            raise InputError(f"reward = {name!r} is not known: {nearest(name, NAMED_REWARDS)}; {error}") from error
+        if not known or algorithm_at(name) not in OPTIONS:
+            raise InputError(f"reward = {name!r} is not accepted: expected the run of a reward model or a judge")
         return reward_of_run(name, sha256, options)
 
     def describe(self, part: Any) -> Description | None:
@@ -183,10 +189,7 @@ class Rewards:
         """`EnsembleOptions` for reward models, `StepOptions` for those of steps, `JudgeOptions` for judges."""
         if name in NAMED_REWARDS or name.endswith(".jsonl"):
             return None
-        try:
-            return OPTIONS[algorithm_of(name)]
-        except InputError as error:
-            raise InputError(f"reward = {name!r} is not known: {nearest(name, NAMED_REWARDS)}; {error}") from error
+        return OPTIONS.get(algorithm_at(name), EnsembleOptions)
 
 
 REWARDS = Rewards()
