@@ -125,6 +125,7 @@ def test_credit_is_that_of_a_slow_loop(grpo, init, step, per_token):
     assert float(credit["equal_groups"]) == 0.0
 
 
+@pytest.mark.slow
 def test_groups_that_score_alike_are_counted_and_left_out(grpo, init):
     skip = dataclasses.replace(grpo, skip_equal=True)
     reward = jnp.array([0.1] * 4 + [1.0, 0.0, 0.0, 2.0])

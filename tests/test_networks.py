@@ -115,6 +115,7 @@ def test_a_transformer_sees_its_context_of_its_episode_and_no_more(changes):
         assert np.flatnonzero(moved).tolist() == list(reached)
 
 
+@pytest.mark.slow
 def test_rotary_positions_are_relative():
     """An episode that starts late in an unroll is the episode that starts at once."""
     params = TINY.init(jax.random.key(0), VECTOR, Discrete(2))

@@ -90,6 +90,7 @@ def test_gradient_at_ratio_one_is_that_of_a2c(tiny, tiny_algorithm, collected, o
     assert float(metrics["approx_kl"]) == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_cpi_with_one_epoch_of_one_minibatch_is_vpg(tiny, tiny_algorithm, collected, step):
     """The whole iteration: same rollout, same gradient, same step of the policy's parameters."""
     state, _, learned = collected

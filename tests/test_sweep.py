@@ -80,6 +80,7 @@ def test_cut_into_batches_members_keep_their_numbers(nine, tiny, capsys):
     np.testing.assert_allclose(cut.scores["return_mean"], nine.scores["return_mean"])
 
 
+@pytest.mark.slow
 def test_spread_over_eight_devices_members_keep_their_numbers(nine, tiny):
     """Nine members fill nineteen places: what stands in the other seven nobody sees."""
     assert len(jax.local_devices()) == 8
@@ -308,6 +309,7 @@ def test_an_algorithm_that_is_already_stacked_is_refused(tiny):
         pgjax.sweep(dataclasses.replace(tiny, learning_rate=jnp.ones(3)), **PLAIN)
 
 
+@pytest.mark.slow
 def test_optuna_proposes_a_population_and_is_told_all_of_it(tiny, tmp_path, capsys):
     """Two batches share one program; stopped after the first, the study goes on from its file."""
     optuna = pytest.importorskip("optuna")

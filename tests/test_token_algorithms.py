@@ -331,6 +331,7 @@ def test_a_reward_model_that_cannot_read_that_far_is_refused(rlhf, reward_models
         dataclasses.replace(rlhf, reward=other_reward(reward_models, context=5))
 
 
+@pytest.mark.slow
 def test_functions_of_tokens_and_of_texts_are_rewards_alike(rlhf, moved, step):
     """One number per completion or per token, traced or called back; the same reward gives the same step."""
     tokenizer = rlhf.model.tokenizer
@@ -356,6 +357,7 @@ def test_functions_of_tokens_and_of_texts_are_rewards_alike(rlhf, moved, step):
     assert float(by_token["reward"]) == pytest.approx(float(metrics["reward"]), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_reward_that_is_not_finite_stops_the_run_with_its_name(rlhf):
     bad = dataclasses.replace(rlhf, reward=lambda tokens, mask, prompt: jnp.where(tokens[:, 0] >= 0, jnp.nan, 0.0))
     with pytest.raises(FloatingPointError, match=r"iteration 1: .*reward.* is not finite"):
