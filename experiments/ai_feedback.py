@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from common import markdown, pyplot, text_of, write_report
+from common import markdown, pyplot, text_of, with_rows, write_report
 from language import MAX_TOKENS, trained
 
 import pgjax
@@ -48,7 +48,7 @@ from pgjax.alignment import (
     revise,
 )
 from pgjax.alignment.generation import Generation, left_padded
-from pgjax.alignment.judge import Answers, JudgeOptions
+from pgjax.alignment.judge import JudgeOptions
 from pgjax.alignment.models import Prompt
 from pgjax.alignment.packing import Preferences
 from pgjax.alignment.revision import as_completions, as_preferences
@@ -121,12 +121,7 @@ def pairs_of(policy: LanguageModel, judge: Judge, num: int) -> tuple[Preferences
     labels = {"the constitution": gap[differ] > 0}
     for name, swap in (("the judge, one order", False), ("the judge", True)):
         asked = dataclasses.replace(judge, options=JudgeOptions(swap=swap))
-
-        def compared(row: Preferences, asked: Judge = asked) -> jax.Array:
-            p, m, a, am, b, bm, _ = (x[None] for x in row)
-            return asked.compare(Prompt(p, m), Answers(a, am), Answers(b, bm))[0]
-
-        labels[name] = np.asarray(jax.jit(lambda rows, f=compared: jax.lax.map(f, rows, batch_size=64))(rows) > 0)
+        labels[name] = np.asarray(jax.jit(asked.prefers)(rows) > 0)
     return rows, labels
 
 
@@ -152,8 +147,7 @@ def over_seeds(algorithm: Any, rows: Any, seeds: int) -> dict[str, np.ndarray]:
     """The scores of runs with rows of their own, `[seeds, n, ...]`; without rows, with the algorithm's."""
 
     def member(key: jax.Array, rows: Any) -> dict[str, jax.Array]:
-        data = algorithm.data if rows is None else dataclasses.replace(algorithm.data, train=rows)
-        state, _ = pgjax.train(dataclasses.replace(algorithm, data=data), key)
+        state, _ = pgjax.train(algorithm if rows is None else with_rows(algorithm, rows), key)
         params = algorithm.language_model(state).params
         return scores_of(algorithm.model.network, params, jax.random.fold_in(key, 1))
 

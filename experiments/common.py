@@ -1,5 +1,6 @@
 """What the experiments share: tuned algorithms, the bands of many curves, and the files of a report."""
 
+import dataclasses
 import datetime
 import json
 import platform
@@ -30,6 +31,11 @@ def preset_algorithm(name: str, env_id: str, **changes: Any) -> Any:
 
 def preset_ppo(env_id: str, **changes: Any) -> pgjax.PPO:
     return preset_algorithm("ppo", env_id, **changes)
+
+
+def with_rows(algorithm: Any, rows: Any) -> Any:
+    """The algorithm with other rows to learn from, of the same data."""
+    return dataclasses.replace(algorithm, data=dataclasses.replace(algorithm.data, train=rows))
 
 
 class Band(NamedTuple):

@@ -19,7 +19,7 @@ import exact_frontier
 import jax
 import numpy as np
 import tyro
-from common import markdown, text_of, write_report
+from common import markdown, text_of, with_rows, write_report
 from exact_frontier import COMPLETIONS, REF_LOG_PROB, REWARD, T, evaluated
 
 import pgjax
@@ -78,7 +78,7 @@ def over_seeds(algorithm: Any, options: Options) -> Any:
     rows = jax.tree.map(lambda x: x.reshape(options.seeds, -1, *x.shape[1:]), algorithm.data.train)
 
     def member(key: jax.Array, rows: Any) -> Any:
-        mine = dataclasses.replace(algorithm, data=dataclasses.replace(algorithm.data, train=rows))
+        mine = with_rows(algorithm, rows)
         return mine.language_model(pgjax.train(mine, key)[0]).params
 
     policies = jax.jit(jax.vmap(member))(jax.random.split(jax.random.key(0), options.seeds), rows)

@@ -27,6 +27,20 @@ class Judged(NamedTuple):
     length: jax.Array
 
 
+def new_model(tokenizer: Any, width: int, layers: int, context: int) -> LanguageModel:
+    """A transformer for these tokens that has learned nothing."""
+    network = Transformer(
+        width=width,
+        layers=layers,
+        num_heads=4,
+        num_groups=4,
+        mlp_width=4 * width,
+        context=context,
+        vocab=tokenizer.vocab,
+    )
+    return LanguageModel(network, tokenizer, network.init_text(jax.random.key(0)))
+
+
 def pretraining(total_steps: int = 1_999_872) -> LM:
     """A model of about 130,000 parameters on the grammar's text."""
     network = Transformer(width=64, layers=2, num_heads=4, num_groups=4, mlp_width=256, context=64)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from common import band, draw_band, markdown, pyplot, text_of, write_report
-from language import trained
+from language import new_model, trained
 
 import pgjax
 from pgjax.alignment import (
@@ -33,7 +33,6 @@ from pgjax.alignment import (
     STEPS,
     LanguageModel,
     ProcessRewardModel,
-    Transformer,
     sums,
 )
 from pgjax.alignment.learned_rewards import ProcessReward, StepOptions
@@ -75,10 +74,7 @@ class Watched(GRPO):
 
 def base_model(options: Options) -> tuple[LanguageModel, dict[str, SFT]]:
     """What clean sums and then partly wrong ones have taught, with what trained it."""
-    network = Transformer(
-        width=128, layers=2, num_heads=4, num_groups=4, mlp_width=512, context=32, vocab=TOKENIZER.vocab
-    )
-    new = LanguageModel(network, TOKENIZER, network.init_text(jax.random.key(0)))
+    new = new_model(TOKENIZER, 128, 2, 32)
     clean = COMPLETIONS.of(sums.completions(options.examples, 0))
     learning = SFT(new, clean, options.epochs * options.examples, batch_size=128, learning_rate=1e-3, weight_decay=0.1)
     records = sums.completions(options.wrong_examples, 3, options.wrong)
@@ -97,16 +93,11 @@ def judge_of(start: LanguageModel, options: Options, outcome_only: bool) -> tupl
         batch_size=256,
         learning_rate=1e-3,
     )
-    _, result = trained_state(algorithm)
-    params, ends = jax.tree.map(lambda x: x[None], (result.state.params, result.state.ends))
+    state = pgjax.run(algorithm, 0, progress=False).state
+    params, ends = jax.tree.map(lambda x: x[None], (state.params, state.ends))
     reward = ProcessReward(start.network, TOKENIZER, params, ends, outcome_only)
-    accuracy = jax.jit(algorithm.evaluate, static_argnums=2)(result.state, jax.random.key(0), 4096)["accuracy"]
+    accuracy = jax.jit(algorithm.evaluate, static_argnums=2)(state, jax.random.key(0), 4096)["accuracy"]
     return reward, to_config(algorithm), float(accuracy)
-
-
-def trained_state(algorithm: Any) -> tuple[Any, pgjax.Result]:
-    result = pgjax.run(algorithm, 0, progress=False)
-    return result.state, result
 
 
 def judged(algorithm: Any, seeds: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from common import band, draw_band, markdown, pyplot, text_of, write_report
-from language import trained
+from language import new_model, trained
 
 import pgjax
-from pgjax.alignment import GRPO, PROMPTS, REWARDS, RLHF, RLOO, SFT, LanguageModel, Transformer, walks
+from pgjax.alignment import GRPO, PROMPTS, REWARDS, RLHF, RLOO, SFT, LanguageModel, walks
 from pgjax.alignment.data import COMPLETIONS
 from pgjax.alignment.tokenizers import TOKENIZERS
 from pgjax.reporting.statistics import interquartile_mean
@@ -43,10 +43,7 @@ class Options:
 
 
 def start_model(options: Options) -> tuple[LanguageModel, SFT]:
-    network = Transformer(
-        width=64, layers=2, num_heads=4, num_groups=4, mlp_width=256, context=16, vocab=TOKENIZER.vocab
-    )
-    new = LanguageModel(network, TOKENIZER, network.init_text(jax.random.key(0)))
+    new = new_model(TOKENIZER, 64, 2, 16)
     data = COMPLETIONS.of(walks.completions(options.walks, 0), held_out=0)
     sft = SFT(new, data, options.epochs * options.walks, batch_size=50, learning_rate=1e-3)
     return trained(sft)[0], sft

@@ -18,10 +18,10 @@ import jax
 import numpy as np
 import tyro
 from common import band, draw_band, markdown, pyplot, text_of, write_report
-from language import trained
+from language import new_model, trained
 
 import pgjax
-from pgjax.alignment import COMPLETIONS, GRPO, PROMPTS, REWARDS, RLHF, RLOO, SFT, LanguageModel, Transformer, addition
+from pgjax.alignment import COMPLETIONS, GRPO, PROMPTS, REWARDS, RLHF, RLOO, SFT, LanguageModel, addition
 from pgjax.alignment.tokenizers import TOKENIZERS
 from pgjax.reporting.statistics import interquartile_mean
 from pgjax.running.config import to_config
@@ -41,10 +41,7 @@ class Options:
 
 
 def base_model(options: Options) -> tuple[LanguageModel, SFT]:
-    network = Transformer(
-        width=128, layers=1, num_heads=4, num_groups=4, mlp_width=512, context=8, vocab=TOKENIZER.vocab
-    )
-    start = LanguageModel(network, TOKENIZER, network.init_text(jax.random.key(0)))
+    start = new_model(TOKENIZER, 128, 1, 8)
     data = COMPLETIONS.of(addition.completions(options.examples, 0, options.wrong))
     steps = options.epochs * options.examples
     sft = SFT(start, data, steps, batch_size=256, learning_rate=2e-3, weight_decay=0.3)

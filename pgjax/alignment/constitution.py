@@ -82,7 +82,7 @@ def labelled(num: int, seed: int) -> list[dict[str, str | bool]]:
     ]
 
 
-def judgements(num: int, seed: int, between: str = " | ", question: str = " ?") -> list[dict[str, str]]:
+def judgements(num: int, seed: int) -> list[dict[str, str]]:
     """Records of a question to a judge and its verdict, A or B, for the answer that breaks fewer rules: `prompt`,
     `completion`. In half of them it is the first."""
     rng = np.random.default_rng([seed, 2])
@@ -90,12 +90,11 @@ def judgements(num: int, seed: int, between: str = " | ", question: str = " ?") 
     for prompt, better, worse in _pairs(num, rng):
         first = rng.random() < 0.5
         a, b = (better, worse) if first else (worse, better)
-        asked = f"{prompt}{between}{a}{between}{b}{question}"
-        records.append({"prompt": asked, "completion": "A" if first else "B"})
+        records.append({"prompt": f"{prompt} | {a} | {b} ?", "completion": "A" if first else "B"})
     return records
 
 
-def revisions(num: int, seed: int, between: str = " | ") -> list[dict[str, str]]:
+def revisions(num: int, seed: int) -> list[dict[str, str]]:
     """Records of an answer, what is wrong with it, and a better one: `prompt`, `completion`.
 
     The critique names the rules that are broken, or says `FINE`. The better answer has kind words for unkind ones, and
@@ -116,8 +115,7 @@ def revisions(num: int, seed: int, between: str = " | ") -> list[dict[str, str]]
                 continue
             revision = kind[prompt][rng.integers(len(kind[prompt]))]
         critique = " ".join(found) or FINE
-        asked = f"{prompt}{between}{answer}{between.rstrip()}"
-        records.append({"prompt": asked, "completion": f"{critique}{between}{revision}"})
+        records.append({"prompt": f"{prompt} | {answer} |", "completion": f"{critique} | {revision}"})
     return records
 
 

@@ -10,6 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pgjax.alignment.data import PREFERENCES
 from pgjax.alignment.models import LanguageModel, Prompt
+from pgjax.alignment.packing import Preferences
+from pgjax.alignment.supervised import in_parts
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import TRACED, check_fields, field, pytree
 from pgjax.networks.transformer import Transformer
@@ -105,27 +107,28 @@ class Judge:
         first, second = (logits[:, encode(text)[0]] for text in (self.options.first, self.options.second))
         return first - second
 
-    def relabel(self, records: Sequence[dict[str, Any]], **limits: Any) -> list[dict[str, Any]]:
-        """Records of preferences with the answer chosen that the judge prefers, and a `margin`, its log p / (1 - p);
-        of what is dropped as too long, none.
+    def prefers(self, rows: Preferences) -> Float[Array, "N"]:
+        """`compare` of the chosen and the rejected answers of pairs, some at a time."""
+
+        def of_part(rows: Preferences) -> Array:
+            chosen, rejected = Answers(rows.chosen, rows.chosen_mask), Answers(rows.rejected, rows.rejected_mask)
+            return self.compare(Prompt(rows.prompt, rows.prompt_mask), chosen, rejected)
+
+        return in_parts(of_part, rows, AT_ONCE)
+
+    def relabel(
+        self, records: Sequence[dict[str, Any]], *, max_prompt: int = 64, max_completion: int = 64
+    ) -> list[dict[str, Any]]:
+        """Records of preferences with the answer chosen that the judge prefers, and a `margin`, its log p / (1 - p).
 
         Args:
-            limits: as `PREFERENCES` has them, such as `max_completion`.
+            max_prompt: how many tokens of a prompt it reads, the last ones.
+            max_completion: how many tokens of an answer it reads, the first ones.
         """
-        model = self.model
-        data = PREFERENCES.of(records, **{"held_out": 0.0, "too_long": "cut", **limits})
-        rows = data.packed(model.tokenizer, model.network.context).train
-
-        @jax.jit
-        def compared(rows: Any) -> Array:
-            def of_row(row: Any) -> Array:
-                prompt, mask, *answers, _ = (x[None] for x in row)
-                return self.compare(Prompt(prompt, mask), Answers(*answers[:2]), Answers(*answers[2:]))[0]
-
-            return jax.lax.map(of_row, rows, batch_size=AT_ONCE)
-
+        limits = {"max_prompt": max_prompt, "max_completion": max_completion, "too_long": "cut", "held_out": 0.0}
+        rows = PREFERENCES.of(records, **limits).packed(self.tokenizer, self.network.context).train
         found = []
-        for record, log_odds in zip(records, compared(rows).tolist(), strict=True):
+        for record, log_odds in zip(records, jax.jit(self.prefers)(rows).tolist(), strict=True):
             answers = record["chosen"], record["rejected"]
             chosen, rejected = answers if log_odds >= 0 else answers[::-1]
             found.append({"prompt": record["prompt"], "chosen": chosen, "rejected": rejected, "margin": abs(log_odds)})

@@ -35,24 +35,30 @@ class EnsembleOptions:
 
 
 @pytree
-class ModelReward:
-    """The scores of reward models, each normalised to mean 0 and variance 1 on completions of the model that all of
-    them started from, and reduced to one: their mean or minimum, minus `variance_coef` times their variance."""
+class ScoringModels:
+    """Models with a score, which read prompt and completion."""
 
     network: Transformer
     tokenizer: Tokenizer
     params: Annotated[Params, TRACED] = dataclasses.field(repr=False)
     """With a leading axis of members."""
+
+    def reads(self, prompt: int, completion: int) -> int:
+        """How many tokens it reads of a prompt with a completion of so many."""
+        return prompt + completion
+
+
+@pytree
+class ModelReward(ScoringModels):
+    """The scores of reward models, each normalised to mean 0 and variance 1 on completions of the model that all of
+    them started from, and reduced to one: their mean or minimum, minus `variance_coef` times their variance."""
+
     mean: Annotated[Any, TRACED] = dataclasses.field(repr=False)
     std: Annotated[Any, TRACED] = dataclasses.field(repr=False)
     """`[members]` both, of the scores that are normalised."""
     options: Annotated[EnsembleOptions, TRACED] = dataclasses.field(default_factory=EnsembleOptions)
     path: str = ""
     sha256: str = ""
-
-    def reads(self, prompt: int, completion: int) -> int:
-        """How many tokens it reads of a prompt with a completion of so many."""
-        return prompt + completion
 
     def __call__(self, prompt: Prompt, tokens: Array, mask: Array) -> Array:
         """As a `Reward`."""
@@ -85,29 +91,21 @@ class StepOptions:
 
 
 @pytree
-class ProcessReward:
+class ProcessReward(ScoringModels):
     """What a process reward model says of each step, paid where the step ends.
 
-    With the probabilities p_1, p_2, ... of the steps, `pay="product"` gives step k p_1 ... p_k - p_1 ... p_(k-1): it
-    says which step went wrong, sums to the probability that all are right less 1 (by which Lightman et al., 2024, rank
-    answers), and no answer earns more by further steps. `pay="sum"` gives p_k, so that more steps do earn more. Of a
-    model with `outcome_only` the only step is the last.
+    With the probabilities p_1, p_2, ... of the steps, each a mean over the members, `pay="product"` gives step k
+    p_1 ... p_k - p_1 ... p_(k-1): it says which step went wrong, sums to the probability that all are right less 1 (by
+    which Lightman et al., 2024, rank answers), and no answer earns more by further steps. `pay="sum"` gives p_k, so
+    that more steps do earn more. Of a model with `outcome_only` the only step is the last.
     """
 
-    network: Transformer
-    tokenizer: Tokenizer
-    params: Annotated[Params, TRACED] = dataclasses.field(repr=False)
-    """With a leading axis of members, whose probabilities are averaged."""
     ends: Annotated[Any, TRACED] = dataclasses.field(repr=False)
     """`StepEnds`, with a leading axis of members."""
     outcome_only: bool = False
     options: StepOptions = dataclasses.field(default_factory=StepOptions)
     path: str = ""
     sha256: str = ""
-
-    def reads(self, prompt: int, completion: int) -> int:
-        """How many tokens it reads of a prompt with a completion of so many."""
-        return prompt + completion
 
     def __call__(self, prompt: Prompt, tokens: Array, mask: Array) -> Array:
         """As a `Reward`, one number per token."""
@@ -137,13 +135,14 @@ def algorithm_at(path: str) -> str:
         return ""
 
 
-def reward_of_run(path: str, sha256: str | None, options: dict[str, Any]) -> ModelReward | ProcessReward | Judge:
-    """The reward of the models that a run has trained, with the digest that their parameters must have.
+def reward_of_run(
+    config: dict[str, Any], path: str, sha256: str | None, options: dict[str, Any]
+) -> ModelReward | ProcessReward | Judge:
+    """The reward of the models that a run with this config has trained; `sha256` is the digest they must have.
 
     Raises:
         InputError: its models are not the ones they were.
     """
-    config = read_config(path)
     algorithm = config["algorithm"]
     if algorithm == "sft":
         model = LANGUAGE_MODELS.make(path, sha256)

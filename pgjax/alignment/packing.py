@@ -221,11 +221,12 @@ def _pack_prompts(
     tokenizer: Tokenizer,
     context: int,
 ) -> Packed:
-    if context < min(2, len(ARRAYS[format]._fields) // 2):
-        raise InputError(f"context = {context} is not accepted: expected room for a token of each text")
     limits = options.max_prompt, getattr(options, "max_completion", 0), context
     separator = _separator(tokenizer, options.separator) if isinstance(options, StepOptions) else None
     whole = [_row(tokenizer, record, format, separator) for record in records]
+    answers = len(whole[0].completions)
+    if context < min(2, 1 + answers):
+        raise InputError(f"context = {context} is not accepted: expected room for a token of each text")
     cut = [row.cut(*limits) for row in whole]
     too_long = np.array([one != other for one, other in zip(whole, cut, strict=True)])
     kept = np.flatnonzero(~too_long | (options.too_long == "cut"))
@@ -235,7 +236,7 @@ def _pack_prompts(
     def arrays(side: bool) -> Any:
         rows = [i for i in kept if held[i] == side]
         columns = _padded([cut[i].prompt for i in rows], P, tokenizer.pad, left=True)
-        for nth in range(1 if format == "step" else len(TEXTS_OF[format]) - 1):
+        for nth in range(answers):
             columns += _padded([cut[i].completions[nth] for i in rows], T, tokenizer.pad, left=False)
         if format == "preference":
             columns += (np.array([records[i].values.get("margin", 0.0) for i in rows], np.float32),)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Int
 from pgjax.alignment.data import STEPS, Data
 from pgjax.alignment.models import LANGUAGE_MODELS, LanguageModel, Prompt
 from pgjax.alignment.packing import Steps
-from pgjax.alignment.reward_model import init_score, scores_at_all
+from pgjax.alignment.reward_model import scores_at_all, with_score
 from pgjax.alignment.supervised import (
     Supervised,
     batch_of,
@@ -66,8 +66,7 @@ class ProcessRewardModel(Supervised):
 
     def init(self, key: Key) -> ProcessRewardModelState:
         """The model as it is, with a probability of 1/2 for everything."""
-        width = self.model.network.width
-        state = initial_state(self, key, lambda _: {"model": self.model.params, "score": init_score(width)})
+        state = initial_state(self, key, lambda _: with_score(self.model))
         tokenizer = self.model.tokenizer
         separator = tokenizer.encode(self.data.options.separator)[0]
         return ProcessRewardModelState(*state, StepEnds(jnp.int32(separator), jnp.int32(tokenizer.eos)))

@@ -71,8 +71,7 @@ class RewardModel(Supervised):
 
     def init(self, key: Key) -> RewardModelState:
         """The model as it is, with a score of 0 for everything, and completions of it."""
-        width = self.model.network.width
-        state = initial_state(self, key, lambda _: {"model": self.model.params, "score": init_score(width)})
+        state = initial_state(self, key, lambda _: with_score(self.model))
         return RewardModelState(*state, self.sampled(jax.random.fold_in(key, INIT_STREAM)))
 
     def sampled(self, key: Key) -> Reference:
@@ -130,9 +129,9 @@ class RewardModel(Supervised):
         return {name: means[name] for name in ("log_loss", "accuracy")} | {"calibration_error": jnp.sum(gap)}
 
 
-def init_score(width: int) -> Params:
-    """A linear score that is 0 everywhere."""
-    return {"kernel": jnp.zeros(width), "bias": jnp.zeros(())}
+def with_score(model: LanguageModel) -> Params:
+    """A language model's parameters as `"model"`, and a linear `"score"` that is 0 everywhere."""
+    return {"model": model.params, "score": {"kernel": jnp.zeros(model.network.width), "bias": jnp.zeros(())}}
 
 
 def score_of(params: Params, hidden: Float[Array, "*tokens width"]) -> Float[Array, "*tokens"]:

@@ -17,7 +17,7 @@ from pgjax.algorithms.ppo import Learner, ProximalUpdate, initial_learner, optim
 from pgjax.alignment.generation import Generation
 from pgjax.alignment.learned_rewards import ModelReward
 from pgjax.alignment.models import Prompt, completion_hidden
-from pgjax.alignment.reward_model import init_score, score_of
+from pgjax.alignment.reward_model import score_of, with_score
 from pgjax.alignment.rewards import token_rewards, whiten
 from pgjax.alignment.sampling import Reading, Rollout, Sampling, distribution, prepare
 from pgjax.core.algorithm import Key, Metrics, Params
@@ -122,10 +122,7 @@ class RLHF(ProximalUpdate, Sampling):
 
     def init(self, key: Key) -> RLHFState:
         """The model as it is, with a critic."""
-        if self.critic_start:
-            critic = self.critic_start.first()
-        else:
-            critic = {"model": self.model.params, "score": init_score(self.model.network.width)}
+        critic = self.critic_start.first() if self.critic_start else with_score(self.model)
         params = {"policy": self.model.params, "critic": critic}
         return RLHFState(key, jnp.int32(0), params, initial_learner(self, params), jnp.float32(1.0))
 

@@ -18,6 +18,7 @@ from pgjax.alignment.tokenizers import TOKENIZERS, Tokenizer
 from pgjax.core.errors import InputError, nearest
 from pgjax.core.hyperparameters import TRACED, field_types, pytree
 from pgjax.core.parts import Description, check_options, dataclass_options, plain_repr, to_json
+from pgjax.running.directory import read_config
 
 RewardFunction: TypeAlias = Callable[[Array, Array, Array], Array]
 """(tokens `[B, T]`, mask `[B, T]`, prompt `[B, P]`) -> one number per completion `[B]`, or per token `[B, T]`."""
@@ -155,9 +156,10 @@ class Rewards:
             known = is_run(name)
         except InputError as error:
             raise InputError(f"reward = {name!r} is not known: {nearest(name, NAMED_REWARDS)}; {error}") from error
-        if not known or algorithm_at(name) not in OPTIONS:
+        config = read_config(name) if known else {}
+        if config.get("algorithm") not in OPTIONS:
             raise InputError(f"reward = {name!r} is not accepted: expected the run of a reward model or a judge")
-        return reward_of_run(name, sha256, options)
+        return reward_of_run(config, name, sha256, options)
 
     def describe(self, part: Any) -> Description | None:
         """The path with the digest and the options, or the name of a function; None for what is made in code."""
