@@ -2,17 +2,19 @@
 
     python experiments/process_rewards.py
 
-The base model learns sums of two to five numbers in steps, "3 + 9 + 4 =" and "2 ; 6", and is then fine-tuned on some of
-which most have a wrong step, so that it is right part of the time. Two models learn from the same judged answers: a
-process reward model from every step, an outcome reward model from the last one alone. GRPO then improves the base model
-by either, by the exact checkers of outcomes and of steps, and by the sum of the probabilities of steps, under which a
-longer chain can earn more. What counts is the exact checker, on prompts that no stage has seen, and how many
-completions it takes to be right four times of five in training.
+The base model learns sums of four numbers in steps, "3 + 9 + 4 + 1 =" and "2 ; 6 ; 7", and is then fine-tuned on some
+of which half have a wrong step, a quarter a step too few and a quarter one too many, so that it is right part of the
+time. Two models learn from the same judged answers: a process reward model from every step, an outcome reward model from the
+last one alone. GRPO then improves the base model by either, by the exact checkers of outcomes and of steps, and by the
+sum of the probabilities of steps, under which a longer chain can earn more. What counts is the exact checker, on
+prompts that no stage has seen, and how many completions it takes to be right four times of five in training. The exact
+outcome also under each aggregation of tokens: whether wrong answers grow.
 
 Writes process_rewards.json (configs, every seed's figures and curves), process_rewards.md and process_rewards.png.
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +40,7 @@ from pgjax.alignment import (
 from pgjax.alignment.learned_rewards import ProcessReward, StepOptions
 from pgjax.alignment.tokenizers import TOKENIZERS
 from pgjax.core.hyperparameters import pytree
+from pgjax.core.metrics import Mean
 from pgjax.reporting.statistics import interquartile_mean
 from pgjax.running.config import to_config
 
@@ -50,10 +53,9 @@ ACCURACY = 0.8
 class Options:
     seeds: Annotated[int, tyro.conf.arg(help="seeds of each")] = 10
     completions: Annotated[int, tyro.conf.arg(help="completions that each learns from")] = 65_536
-    examples: Annotated[int, tyro.conf.arg(help="right sums that the base model learns from")] = 65_536
-    epochs: Annotated[int, tyro.conf.arg(help="passes over them")] = 12
-    wrong_examples: Annotated[int, tyro.conf.arg(help="sums that it learns from then")] = 8192
-    wrong: Annotated[float, tyro.conf.arg(help="share of wrong ones among them")] = 0.6
+    examples: Annotated[int, tyro.conf.arg(help="right sums that the base model learns from")] = 32_768
+    epochs: Annotated[int, tyro.conf.arg(help="passes over them")] = 4
+    wrong_examples: Annotated[int, tyro.conf.arg(help="partly wrong ones that it learns from then")] = 8192
     judged: Annotated[int, tyro.conf.arg(help="judged answers that reward models learn from")] = 32_768
     judged_epochs: Annotated[int, tyro.conf.arg(help="passes over them")] = 4
     out: Annotated[Path, tyro.conf.arg(help="directory of the results")] = Path("experiments/results")
@@ -61,30 +63,42 @@ class Options:
 
 @pytree
 class Watched(GRPO):
-    """GRPO that also reports whether sums are right, and how many steps they have beside those that are due."""
+    """GRPO that also reports whether sums are right, how many steps they have beside those that are due, and how long
+    wrong ones are."""
 
     def statistics(self, rollout: Any, score: Any) -> Any:
         tokens, _, mask = rollout.completion
         prompt = rollout.prompt.tokens
         steps = jnp.sum(mask & ((tokens == sums.SEPARATOR) | (tokens == sums.EOS)), axis=1)
         due = jnp.sum(prompt < sums.MODULUS, axis=1) - 1
-        found = {"right": jnp.mean(sums.is_right(tokens, mask, prompt)), "extra_steps": jnp.mean(steps - due)}
+        right = sums.is_right(tokens, mask, prompt)
+        wrong_length = Mean(jnp.sum((1.0 - right) * jnp.sum(mask, axis=1)), jnp.sum(1.0 - right))
+        found = {"right": jnp.mean(right), "extra_steps": jnp.mean(steps - due), "wrong_length": wrong_length}
         return super().statistics(rollout, score) | found
+
+
+def of_four(make: Callable[..., list[dict[str, Any]]], num: int, seed: int) -> list[dict[str, Any]]:
+    """Records of sums of four numbers: a quarter of all that are made."""
+    records = [record for record in make(5 * num, seed) if record["prompt"].count("+") == 3]
+    return records[:num]
 
 
 def base_model(options: Options) -> tuple[LanguageModel, dict[str, SFT]]:
     """What clean sums and then partly wrong ones have taught, with what trained it."""
     new = new_model(TOKENIZER, 128, 2, 32)
-    clean = COMPLETIONS.of(sums.completions(options.examples, 0))
+    clean = COMPLETIONS.of(of_four(sums.completions, options.examples, 0))
     learning = SFT(new, clean, options.epochs * options.examples, batch_size=128, learning_rate=1e-3, weight_decay=0.1)
-    records = sums.completions(options.wrong_examples, 3, options.wrong)
+    records = [
+        {"prompt": record["prompt"], "completion": " ; ".join(record["completions"])}
+        for record in of_four(sums.steps, options.wrong_examples, 3)
+    ]
     tuning = SFT(trained(learning)[0], COMPLETIONS.of(records), len(records), batch_size=128, learning_rate=3e-4)
     return trained(tuning)[0], {"clean sums": learning, "partly wrong sums": tuning}
 
 
 def judge_of(start: LanguageModel, options: Options, outcome_only: bool) -> tuple[ProcessReward, Any, float]:
     """The reward of a model of steps, its config, and its accuracy on held-out steps."""
-    data = STEPS.of(sums.steps(options.judged, 0), separator=";")
+    data = STEPS.of(of_four(sums.steps, options.judged, 1), separator=";")
     algorithm = ProcessRewardModel(
         start,
         data,
@@ -107,7 +121,7 @@ def judged(algorithm: Any, seeds: int) -> tuple[dict[str, np.ndarray], dict[str,
     def member(key: jax.Array) -> tuple[Any, Any]:
         state, metrics = pgjax.train(algorithm, key)
         scores = dataclasses.replace(algorithm, reward=exact).evaluate(state, key, 1024)
-        return scores, {name: metrics[name] for name in ("right", "extra_steps")}
+        return scores, {name: metrics[name] for name in ("right", "extra_steps", "wrong_length")}
 
     found = jax.jit(jax.vmap(member))(jax.random.split(jax.random.key(1), seeds))
     scores, curves = jax.tree.map(np.asarray, found)
@@ -129,7 +143,7 @@ def main(options: Options) -> None:
     grpo = Watched(
         start,
         outcome,
-        PROMPTS.of(sums.completions(8192, 7)),
+        PROMPTS.of(of_four(sums.completions, 8192, 7)),
         options.completions,
         max_tokens=16,
         batch_size=256,
@@ -144,14 +158,19 @@ def main(options: Options) -> None:
         "exact outcome": REWARDS.make("sums"),
     }
     exact = dataclasses.replace(grpo, reward=REWARDS.make("sums"))
+    methods = {name: dataclasses.replace(grpo, reward=reward) for name, reward in rewards.items()}
+    methods |= {
+        f"exact outcome, by {how}": dataclasses.replace(exact, aggregate=how) for how in ("sequence", "constant")
+    }
     evaluate = jax.jit(type(exact).evaluate, static_argnums=3)
     before = evaluate(exact, exact.init(jax.random.key(0)), jax.random.key(0), 1024)
-    rows = [["the base model", f"{float(before['reward']):.3f}", "", "", f"{float(before['length']):.2f}"]]
+    rows = [["the base model", f"{float(before['reward']):.3f}", "", "", "", f"{float(before['length']):.2f}"]]
     found, curves = {}, {}
-    for name, reward in rewards.items():
-        found[name], curves[name] = judged(dataclasses.replace(grpo, reward=reward), options.seeds)
+    for name, method in methods.items():
+        found[name], curves[name] = judged(method, options.seeds)
         needed = completions_to(curves[name]["right"], grpo.batch_size)
         extra = curves[name]["extra_steps"][:, -8:].mean(axis=1)
+        wrong = np.nanmean(curves[name]["wrong_length"][:, -8:], axis=1)
         reached = f"{np.isfinite(needed).sum()} of {options.seeds}"
         some = text_of(interquartile_mean(needed), 0) if np.isfinite(needed).all() else f"reached by {reached}"
         rows.append(
@@ -160,11 +179,19 @@ def main(options: Options) -> None:
                 text_of(interquartile_mean(found[name]["reward"]), 3),
                 some,
                 text_of(interquartile_mean(extra), 2),
+                text_of(interquartile_mean(wrong), 2),
                 text_of(interquartile_mean(found[name]["length"]), 2),
             ]
         )
         print(rows[-1], flush=True)
-    header = ["", "right, held out", f"completions to {ACCURACY:.0%} right", "steps beyond those due", "tokens"]
+    header = [
+        "",
+        "right, held out",
+        f"completions to {ACCURACY:.0%} right",
+        "steps beyond those due",
+        "tokens of wrong answers",
+        "tokens",
+    ]
     table = (
         f"{options.seeds} seeds each, {options.completions:,} completions; interquartile means with 95 % intervals. "
         f"The process reward model judges {process_accuracy:.1%} of held-out steps rightly, the outcome reward model "
@@ -173,7 +200,7 @@ def main(options: Options) -> None:
     figures = {
         "configs": {name: to_config(sft) for name, sft in taught.items()}
         | {"process": process_config, "outcome": outcome_config}
-        | {name: to_config(dataclasses.replace(grpo, reward=reward)) for name, reward in rewards.items()},
+        | {name: to_config(method) for name, method in methods.items()},
         "before": {name: float(x) for name, x in before.items()},
         "found": found,
         "curves": curves,

@@ -14,9 +14,13 @@ from pgjax.core.cores import use_all_cores
 if TYPE_CHECKING:
     from pgjax import alignment as alignment
     from pgjax.algorithms.a2c import A2C as A2C
+    from pgjax.algorithms.ddpg import DDPG as DDPG
+    from pgjax.algorithms.discrete_sac import DiscreteSAC as DiscreteSAC
     from pgjax.algorithms.npg import NPG as NPG
     from pgjax.algorithms.ppo import PPO as PPO
     from pgjax.algorithms.reinforce import REINFORCE as REINFORCE
+    from pgjax.algorithms.sac import SAC as SAC
+    from pgjax.algorithms.td3 import TD3 as TD3
     from pgjax.algorithms.trpo import TRPO as TRPO
     from pgjax.algorithms.vpg import VPG as VPG
     from pgjax.core.errors import InputError as InputError
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
     from pgjax.learning import returns as returns
     from pgjax.learning.evaluation import Evaluation as Evaluation
     from pgjax.learning.evaluation import evaluate as evaluate
+    from pgjax.networks.critic import CNNCritic as CNNCritic
+    from pgjax.networks.critic import MLPCritic as MLPCritic
     from pgjax.networks.feedforward import CNN as CNN
     from pgjax.networks.feedforward import MLP as MLP
     from pgjax.networks.feedforward import Custom as Custom
@@ -60,12 +66,18 @@ _EXPORTS = {
     "GRU": "networks.recurrent",
     "Transformer": "networks.transformer",
     "Custom": "networks.feedforward",
+    "MLPCritic": "networks.critic",
+    "CNNCritic": "networks.critic",
     "REINFORCE": "algorithms.reinforce",
     "VPG": "algorithms.vpg",
     "A2C": "algorithms.a2c",
     "NPG": "algorithms.npg",
     "TRPO": "algorithms.trpo",
     "PPO": "algorithms.ppo",
+    "DDPG": "algorithms.ddpg",
+    "TD3": "algorithms.td3",
+    "SAC": "algorithms.sac",
+    "DiscreteSAC": "algorithms.discrete_sac",
     "train": "running.loop",
     "evaluate": "learning.evaluation",
     "Evaluation": "learning.evaluation",

@@ -29,6 +29,7 @@ with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
     import pgjax
     from pgjax import alignment
     from pgjax.algorithms import algorithm_class
+    from pgjax.algorithms.off_policy import OffPolicy
     from pgjax.core.metrics import numbers
     from pgjax.running.compile import forget_programs
     from pgjax.running.loop import train_chunk
@@ -82,6 +83,13 @@ def tiny_algorithm():
     """An algorithm so small that it costs nothing but its compilation: 6 iterations of 4 x 8 steps."""
 
     def make(cls, env, network=None, **fields):
+        if issubclass(cls, OffPolicy):
+            continuous = cls is not pgjax.DiscreteSAC
+            network = network or pgjax.MLP(
+                hidden=(8,), shared_torso=True, squash=continuous, state_dependent_std=continuous
+            )
+            replay = {"buffer_size": 64, "batch_size": 8, "warmup": 16, "total_steps": 6 * 32, "tau": 0.1}
+            fields = {"num_steps": 1, "num_rounds": 8, "critic": pgjax.MLPCritic(hidden=(8,))} | replay | fields
         small = {
             "network": network or pgjax.MLP(hidden=(8,)),
             "num_envs": 4,
@@ -90,7 +98,8 @@ def tiny_algorithm():
         smaller = {"num_epochs": 2, "num_minibatches": 2, "value_epochs": 2, "value_minibatches": 2}
         declared = {field.name for field in dataclasses.fields(cls)}
         small |= {name: value for name, value in smaller.items() if name in declared}
-        rates = {name: 1e-2 for name in ("learning_rate", "value_learning_rate") if name in declared}
+        kinds = ("", "value_", "critic_", "temperature_")
+        rates = {f"{kind}learning_rate": 1e-2 for kind in kinds if f"{kind}learning_rate" in declared}
         fields = small | rates | fields
         return cls(env, **({"total_steps": 6 * fields["num_envs"] * fields["num_steps"]} | fields))
 

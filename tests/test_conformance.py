@@ -17,9 +17,9 @@ GRU = pgjax.GRU(hidden=(8,), memory_size=8)
 EPISODES = {"max_steps_in_episode": 8}  # as long as a rollout of the tiny algorithms
 ROWS = {
     "reinforce": {"env": ("Pendulum-v1", EPISODES), "baseline": "value", "credit": "discounted_reward_to_go"},
-    "a2c": {"env": "CartPole-v1", "advantage": "n_step", "n": 3, "lr_schedule": "robbins_monro"},
     "trpo": {"env": "Pendulum-v1", "network": pgjax.MLP(hidden=(8,), squash=True)},
     "ppo": {"env": "CartPole-v1"},
+    "sac": {"env": "Pendulum-v1", "n": 2, "normalize_obs": True, "normalize_reward": True},
     "sft": {"weight_decay": 0.1},
     "rlhf": {"kl_target": 1.0},
     "ppo-everything": {
@@ -36,6 +36,11 @@ ROWS = {
     },
 }
 MORE_ROWS = {
+    "a2c": {"env": "CartPole-v1", "advantage": "n_step", "n": 3, "lr_schedule": "robbins_monro"},
+    "ddpg": {"env": "Pendulum-v1", "noise_theta": 0.15},
+    "td3": {"env": "Pendulum-v1", "target_every": 2, "num_updates": 2},
+    "sac-fixed": {"env": "Pendulum-v1", "adapt_temperature": False, "num_steps": 2, "num_rounds": 4},
+    "discrete-sac": {"env": "CartPole-v1", "lr_schedule": "linear"},
     "lm": {"weight_decay": 0.1, "lr_schedule": "linear"},
     "reward-model": {"weight_decay": 0.1, "lr_schedule": "constant"},
     "process-reward-model": {"weight_decay": 0.1},
@@ -70,6 +75,7 @@ SAMPLED = {"reward", "kl_to_start", "kl_k1", "kl_k2", "kl_k3", "entropy", "eos_r
     *("policy_loss", "approx_kl", "clip_fraction", "grad_norm", "learning_rate")
 }
 IMPLICIT = {f"rewards/{x}" for x in ("chosen", "rejected", "margins", "accuracies")}
+REPLAYED = EPISODE | {"critic_loss", "value", "policy_loss", "updates", "learning_rate"}
 REPORTED = {
     "reinforce": COMMON | {"policy_loss", "counted"},
     "vpg": COMMON | VALUE | {"policy_loss"},
@@ -77,6 +83,10 @@ REPORTED = {
     "npg": COMMON | VALUE | {"policy_loss", "kl", "step_norm", "step_fraction"},
     "trpo": COMMON | VALUE | {"policy_loss", "kl", "step_norm", "step_fraction"},
     "ppo": COMMON | VALUE | {"policy_loss", "approx_kl", "clip_fraction", "updates"},
+    "ddpg": REPLAYED,
+    "td3": REPLAYED,
+    "sac": REPLAYED | {"entropy", "temperature"},
+    "discrete-sac": REPLAYED | {"entropy", "temperature"},
     "lm": {"loss", "accuracy", "grad_norm", "learning_rate"},
     "sft": {"loss", "accuracy", "grad_norm", "learning_rate"},
     "reward-model": {"log_loss", "accuracy", "margin", "grad_norm", "learning_rate"},
@@ -175,6 +185,8 @@ def idle(algorithm):
         "clip_eps": objective in ("cpi", "kl_penalty") and not algorithm.clip_value,
         "eos_penalty": hasattr(algorithm, "label"),  # both of a pair are without EOS here, and labels alone matter
     }
+    if isinstance(algorithm, pgjax.SAC) and not algorithm.adapt_temperature:
+        off |= {"temperature_learning_rate": True, "target_entropy": True}
     if isinstance(algorithm, pgjax.NPG):
         off |= {"learning_rate": step_rule == "max_kl", "max_kl": step_rule == "learning_rate"}
     return {name for name, unused in off.items() if unused}

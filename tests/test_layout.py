@@ -18,6 +18,7 @@ FILES = {
         "torsos",
         "heads",
         "feedforward",
+        "critic",
         "recurrent",
         "decoder",
         "transformer",
@@ -27,9 +28,12 @@ FILES = {
     ],
     "learning": [
         *("acting", "normalize", "rollout", "returns"),
-        *("losses", "optimizers", "natural_gradient", "evaluation"),
+        *("replay", "losses", "optimizers", "natural_gradient", "evaluation"),
     ],
-    "algorithms": ["on_policy", "reinforce", "vpg", "a2c", "npg", "trpo", "ppo"],
+    "algorithms": [
+        *("in_environment", "on_policy", "reinforce", "vpg", "a2c", "npg", "trpo", "ppo"),
+        *("off_policy", "ddpg", "td3", "sac", "discrete_sac"),
+    ],
     "running": [
         *("directory", "loop", "population", "compile", "config", "checkpoint"),
         *("sinks", "session", "result", "shell"),

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import pgjax
-from pgjax.algorithms.on_policy import learning_rates
+from pgjax.algorithms.in_environment import learning_rates
 from pgjax.running.checkpoint import Checkpoints
 from pgjax.running.config import from_config
 from pgjax.running.directory import locked, read_config, read_rows, status

@@ -1,6 +1,7 @@
 """The algorithms, by the name the command line uses: where, class, one sentence. Nothing is imported until it is used.
 
-Read `on_policy` (what they share), then one file per idea: `reinforce`, `vpg`, `a2c`, `npg`, `trpo`, `ppo`.
+Read `in_environment` (what all share) and `on_policy`, then one file per idea: `reinforce`, `vpg`, `a2c`, `npg`,
+`trpo`, `ppo`; then `off_policy` with `ddpg`, `td3`, `sac`, `discrete_sac`.
 """
 
 import importlib
@@ -34,6 +35,18 @@ ALGORITHMS = {
         "algorithms.ppo",
         "PPO",
         "proximal policy optimisation: clipped or penalised ratios (Schulman et al., 2017)",
+    ),
+    "ddpg": (
+        "algorithms.ddpg",
+        "DDPG",
+        "deep deterministic policy gradient: a policy that climbs its critic, from replay (Lillicrap et al., 2016)",
+    ),
+    "td3": ("algorithms.td3", "TD3", "twin delayed ddpg: critics that overestimate less (Fujimoto et al., 2018)"),
+    "sac": ("algorithms.sac", "SAC", "soft actor-critic: returns and entropy, from replay (Haarnoja et al., 2018)"),
+    "discrete-sac": (
+        "algorithms.discrete_sac",
+        "DiscreteSAC",
+        "soft actor-critic for discrete actions (Christodoulou, 2019)",
     ),
     "lm": ("alignment.lm", "LM", "a language model: next-token prediction on running text (Bengio et al., 2003)"),
     "sft": (

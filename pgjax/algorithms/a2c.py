@@ -12,13 +12,13 @@ import optax
 from jaxtyping import Array, Float
 
 from pgjax.algorithms import on_policy
+from pgjax.algorithms.in_environment import learning_rates
 from pgjax.algorithms.on_policy import (
     OnPolicy,
     OnPolicyState,
     Samples,
     collect,
     initial_state,
-    learning_rates,
     samples_of,
 )
 from pgjax.core.algorithm import Key, Metrics, Params

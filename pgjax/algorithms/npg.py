@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from pgjax.algorithms.in_environment import learning_rates
 from pgjax.algorithms.on_policy import (
     OnPolicyState,
     Samples,
@@ -33,7 +34,6 @@ from pgjax.algorithms.on_policy import (
     fit_value,
     gae_samples,
     initial_state,
-    learning_rates,
 )
 from pgjax.core.algorithm import Key, Metrics, Params
 from pgjax.core.hyperparameters import Scalar, field, pytree

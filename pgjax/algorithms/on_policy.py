@@ -4,23 +4,20 @@ Declarations of the hyperparameters that mean the same everywhere, the state of 
 normalisers that stand still, and the regression of a value network that is learned apart from its policy.
 """
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from pgjax.core.algorithm import INIT_STREAM, Key, Metrics, Params, Scores
+from pgjax.algorithms.in_environment import InEnvironment, acting
+from pgjax.core.algorithm import INIT_STREAM, Key, Metrics, Params
 from pgjax.core.devices import SHARE_STEPS
 from pgjax.core.errors import InputError
-from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytree
-from pgjax.environments.base import Environment
-from pgjax.environments.registry import ENVIRONMENTS
+from pgjax.core.hyperparameters import Scalar, check_fields, field, pytree
 from pgjax.learning import losses, returns
-from pgjax.learning.acting import Actor, predict
-from pgjax.learning.evaluation import episode_scores
+from pgjax.learning.acting import Actor
 from pgjax.learning.normalize import (
     Moments,
     RewardScale,
@@ -32,47 +29,22 @@ from pgjax.learning.normalize import (
     update_moments,
     update_reward_scale,
 )
-from pgjax.learning.optimizers import Schedule, adam, mean_gradient, minibatch_epochs, scheduled
+from pgjax.learning.optimizers import adam, mean_gradient, minibatch_epochs
 from pgjax.learning.rollout import RolloutState, Transition, initial_rollout, transitions
 from pgjax.networks.distributions import Distribution
-from pgjax.networks.feedforward import MLP
 from pgjax.networks.network import Memory, Network, has_memory
-from pgjax.networks.registry import NETWORKS
 
 
 @pytree
-class OnPolicy:
-    """What is the same for every on-policy algorithm: hyperparameters, sizes, how it acts and how it is judged."""
+class OnPolicy(InEnvironment):
+    """What is the same for every on-policy algorithm: hyperparameters and sizes."""
 
-    env: Annotated[Environment, TRACED] = field("what is acted in", part=ENVIRONMENTS)
-    network: Network = field("policy and value network", default=MLP(), part=NETWORKS)
-    total_steps: int = field(
-        "environment steps to train for, over all environments", default=1_000_000, accepts="[1, inf)"
-    )
     num_envs: int = field("environments stepped in parallel (B)", default=64, accepts="[1, inf)")
     num_steps: int = field("steps of each environment per iteration (T)", default=128, accepts="[1, inf)")
-    lr_schedule: Schedule = field(
-        "every learning rate over the run: constant, down to 0 linearly or as a half cosine, or c / (k + lr_offset)",
-        default="linear",
-    )
-    lr_offset: Scalar = field(
-        "iterations after which robbins_monro has halved the learning rate", default=100.0, accepts="(0, inf)"
-    )
-    gamma: Scalar = field("discount per step", default=0.99, accepts="[0, 1]")
     ent_coef: Scalar = field("weight of the entropy bonus", default=0.0, accepts="[0, inf)")
-    max_grad_norm: Scalar = field(
-        "global norm gradients are scaled down to; inf leaves them", default=0.5, accepts="(0, inf]"
-    )
-    normalize_obs: bool = field("scale observations by their running mean and standard deviation", default=False)
-    normalize_reward: bool = field(
-        "divide rewards by the running standard deviation of the discounted return", default=False
-    )
     reward_clip: Scalar = field(
         "rewards, scaled or not, are clipped to +- this; inf leaves them", default=float("inf"), accepts="(0, inf]"
     )
-
-    unit = "env steps"
-    score = ("return_mean", "max")
 
     def __post_init__(self) -> None:
         check(self)
@@ -82,32 +54,9 @@ class OnPolicy:
         """T * B environment steps."""
         return self.num_envs * self.num_steps
 
-    @property
-    def num_iterations(self) -> int:
-        """Whole iterations within `total_steps`."""
-        return self.total_steps // self.steps_per_iteration
-
-    def divides_into(self, devices: int) -> bool:
-        """Whether `devices` is 1; an algorithm that can be divided says so itself."""
-        return devices == 1
-
     def actor(self, state: "OnPolicyState") -> Actor:
         """The policy of `state`, which normalises observations itself."""
         return acting(self.network, state.params, state.obs_moments)
-
-    def evaluate(self, state: "OnPolicyState", key: Key, num: int) -> Scores:
-        """`return_mean`, `return_std` and `episodes`: undiscounted, of the greedy policy in `num` complete episodes."""
-        return episode_scores(self, state, key, num)
-
-    def predict(
-        self, state: "OnPolicyState", obs: Any, deterministic: bool = True, key: Key | None = None
-    ) -> np.ndarray:
-        """The action for `obs`, `[*obs]` or `[N, *obs]`, as NumPy; for networks without memory.
-
-        Raises:
-            InputError: as `learning.acting.predict` does.
-        """
-        return predict(self, state, obs, deterministic, key)
 
 
 @pytree
@@ -217,14 +166,6 @@ def initial_state(algorithm: Any, key: Key, initial_opt_state: Any) -> OnPolicyS
     )
 
 
-def acting(network: Network, params: Params, obs_moments: Moments | None) -> Actor:
-    """The policy of `network` with these parameters, for observations as the environment gives them."""
-    return Actor(
-        network.initial_memory,
-        lambda memory, obs, reset: network.step(params, memory, normalize(obs_moments, obs), reset),
-    )
-
-
 def collect(algorithm: Any, state: OnPolicyState, key: Key) -> tuple[OnPolicyState, Transition, Metrics]:
     """One rollout of the policy of `state`.
 
@@ -280,12 +221,6 @@ def as_sequences(network: Network, samples: Samples) -> Samples:
 def minibatch_of(samples: Samples, memory: Memory, chosen: Int[Array, "size"]) -> tuple[Samples, Memory]:
     """The chosen sequences, and what the network remembered at the start of each."""
     return jax.tree.map(lambda x: x[:, chosen], samples), jax.tree.map(lambda x: x[chosen], memory)
-
-
-def learning_rates(algorithm: Any, state: OnPolicyState, *rates: Scalar) -> list[Array]:
-    """Each rate by the algorithm's schedule in the iteration after `state`."""
-    offset, iterations = algorithm.lr_offset, algorithm.num_iterations
-    return [scheduled(algorithm.lr_schedule, rate, state.iteration, iterations, offset) for rate in rates]
 
 
 def fit_value(

@@ -19,6 +19,7 @@ import optax
 from jaxtyping import Array, Float
 
 from pgjax.algorithms import on_policy
+from pgjax.algorithms.in_environment import learning_rates
 from pgjax.algorithms.on_policy import (
     OnPolicy,
     OnPolicyState,
@@ -27,7 +28,6 @@ from pgjax.algorithms.on_policy import (
     check,
     collect,
     initial_state,
-    learning_rates,
     minibatch_of,
     samples_of,
 )

@@ -25,6 +25,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from pgjax.algorithms.in_environment import learning_rates
 from pgjax.algorithms.on_policy import (
     OnPolicyState,
     Samples,
@@ -33,7 +34,6 @@ from pgjax.algorithms.on_policy import (
     collect,
     fit_value,
     initial_state,
-    learning_rates,
     samples_of,
 )
 from pgjax.core.algorithm import Key, Metrics, Params

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float
 
 from pgjax.algorithms import on_policy
+from pgjax.algorithms.in_environment import learning_rates
 from pgjax.algorithms.on_policy import (
     OnPolicyState,
     Samples,
@@ -20,7 +21,6 @@ from pgjax.algorithms.on_policy import (
     fit_value,
     gae_samples,
     initial_state,
-    learning_rates,
 )
 from pgjax.core.algorithm import Key, Metrics, Params
 from pgjax.core.hyperparameters import Scalar, field, pytree

@@ -5,7 +5,9 @@ the samples of every minibatch are divided, and without such a mesh the function
 divided run is the undivided one to rounding.
 """
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +22,15 @@ ENVS = "envs"
 MEMBERS = PartitionSpec("members")
 SHARE_STEPS = 128
 """Dividing a run pays where each device has this many environment steps of every minibatch."""
+
+
+def host_memory() -> int:
+    """Bytes available to new programs, or all there are where the system does not say."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def local_devices(wanted: int | None) -> int:

@@ -63,6 +63,16 @@ def merge(a: Metric, b: Metric) -> Metric:
     return jax.tree.map(combine, a, b)
 
 
+def merged(metrics: dict[str, Metric]) -> dict[str, Metric]:
+    """Metrics with a leading axis, each merged along it into one."""
+
+    def along(metric: Metric) -> Metric:
+        combine = jnp.min if isinstance(metric, Least) else jnp.max if isinstance(metric, Greatest) else jnp.sum
+        return jax.tree.map(lambda x: combine(x, axis=0), mergeable(metric))
+
+    return {name: along(metric) for name, metric in metrics.items()}
+
+
 def is_absent(metric: Metric) -> Number:
     """Where there was nothing to report, as booleans of the metric's shape."""
     if isinstance(metric, Mean):

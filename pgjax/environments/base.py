@@ -23,6 +23,8 @@ class Box(NamedTuple):
     shape: tuple[int, ...]
     low: float = -float("inf")
     high: float = float("inf")
+    dtype: str = "float32"
+    """The smallest type that holds every value exactly, which is what a replay buffer stores."""
 
 
 Space: TypeAlias = Discrete | Box

@@ -142,7 +142,7 @@ def make(env: Any, **options: Any) -> GymnaxEnvironment:
             env=env,
             id=env_id,
             constructor_options=tuple(sorted(constructor_options.items())),
-            observation_space=_observation_space(name, env.observation_space(params)),
+            observation_space=_observation_space(name, env, params),
             action_space=_action_space(name, env.action_space(params)),
         )
     )
@@ -257,12 +257,14 @@ def _strong(leaf: Any) -> jax.Array:
     return jax.lax.convert_element_type(leaf, leaf.dtype)
 
 
-def _observation_space(name: str, space: Any) -> Box:
+def _observation_space(name: str, env: Any, params: Any) -> Box:
+    space = env.observation_space(params)
     if hasattr(space, "n"):
-        return Box((int(space.n),))
+        return Box((int(space.n),), dtype="bool")
     if not hasattr(space, "low"):
         raise InputError(f"{name} observes {space!r}: expected a Box or a Discrete space")
-    return Box(tuple(space.shape))
+    seen = jax.eval_shape(lambda key: env.reset(key, params)[0], jax.random.key(0)).dtype
+    return Box(tuple(space.shape), dtype=str(seen) if seen.itemsize == 1 else "float32")
 
 
 def _action_space(name: str, space: Any) -> Space:

@@ -22,6 +22,8 @@ class Actor(NamedTuple):
     """batch size -> memory at the start of an episode."""
     act: Callable[[Memory, Array, Array], tuple[Memory, Output]]
     """(memory, obs `[B, ...]`, reset `[B]`) -> (memory, output)."""
+    after: Callable[[Memory, Any], Memory] = lambda memory, action: memory
+    """(memory, action) -> memory, once the action is drawn: for what depends on it."""
 
 
 class Acting(Algorithm, Protocol):

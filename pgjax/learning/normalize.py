@@ -74,7 +74,7 @@ def at_start(scale: RewardScale) -> RewardScale:
     return scale._replace(discounted_return=jnp.zeros_like(scale.discounted_return))
 
 
-def scale_reward(scale: RewardScale | None, reward: Float[Array, "T B"]) -> Float[Array, "T B"]:
+def scale_reward(scale: RewardScale | None, reward: Float[Array, "*steps"]) -> Float[Array, "*steps"]:
     """reward / std[discounted return], neither centred nor clipped; `reward` itself without a scale."""
     return reward if scale is None else reward * jax.lax.rsqrt(scale.moments.var + 1e-8)
 

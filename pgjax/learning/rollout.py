@@ -91,10 +91,11 @@ def rollout(
     """
     noise, env_keys, starts, start = _draws(env, actor, state, key, num_steps)
 
-    def step(state: RolloutState, drawn: tuple[Array, Key, Any]) -> tuple[RolloutState, Any]:
+    def step(state: RolloutState, drawn: tuple[Any, Key, Any]) -> tuple[RolloutState, Any]:
         noise, env_keys, starts = drawn
         memory, output = actor.act(state.memory, state.obs, state.reset)
         action, log_prob = output.distribution.sample_and_log_prob(noise)
+        memory = actor.after(memory, action)
         successor = jax.vmap(env.step)(env_keys, state.env_state, output.distribution.env_action(action))
         ends = successor.terminated, successor.truncated
         done = successor.terminated | successor.truncated
@@ -142,7 +143,7 @@ def cut_value(actor: Actor, step: Step) -> Float[Array, "B"]:
 
 def _draws(
     env: Environment, actor: Actor, state: RolloutState, key: Key, num_steps: int
-) -> tuple[Array, Key, Any, Callable[[Any], Any]]:
+) -> tuple[Any, Key, Any, Callable[[Any], Any]]:
     """The randomness of all steps, `[T, B, ...]`: of actions, environments and new episodes, and what makes the last
     into starts of episodes."""
     shape = num_steps, state.reset.shape[0]

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import math
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from pgjax.core.algorithm import Algorithm, Scores
-from pgjax.core.devices import MEMBERS, env_mesh, equal_shares, everywhere, local_devices, member_mesh
+from pgjax.core.devices import MEMBERS, env_mesh, equal_shares, everywhere, host_memory, local_devices, member_mesh
 from pgjax.core.errors import InputError
 from pgjax.running.loop import train_chunk, train_means
 from pgjax.running.population import Population, all_finite, signature, stack
@@ -232,16 +231,7 @@ def memory_limit(mesh: Mesh) -> float:
     stats = mesh.devices.flat[0].memory_stats()
     if stats:
         return MEMORY_SHARE * mesh.size * stats["bytes_limit"]
-    return MEMORY_SHARE * _host_memory()
-
-
-def _host_memory() -> int:
-    """Bytes available to new programs, or all there are where the system does not say."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return MEMORY_SHARE * host_memory()
 
 
 def _bytes_needed(compiled: Any) -> int:
