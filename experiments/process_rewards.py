@@ -4,11 +4,11 @@
 
 The base model learns sums of four numbers in steps, "3 + 9 + 4 + 1 =" and "2 ; 6 ; 7", and is then fine-tuned on some
 of which half have a wrong step, a quarter a step too few and a quarter one too many, so that it is right part of the
-time. Two models learn from the same judged answers: a process reward model from every step, an outcome reward model from the
-last one alone. GRPO then improves the base model by either, by the exact checkers of outcomes and of steps, and by the
-sum of the probabilities of steps, under which a longer chain can earn more. What counts is the exact checker, on
-prompts that no stage has seen, and how many completions it takes to be right four times of five in training. The exact
-outcome also under each aggregation of tokens: whether wrong answers grow.
+time. Two models learn from the same judged answers: a process reward model from every step, an outcome reward model
+from the last one alone. GRPO then improves the base model by either, by the exact checkers of outcomes and of steps,
+and by the sum of the probabilities of steps, under which a longer chain can earn more. What counts is the exact
+checker, on prompts that no stage has seen, and how many completions it takes to be right four times of five in
+training. The exact outcome also under each aggregation of tokens: whether wrong answers grow.
 
 Writes process_rewards.json (configs, every seed's figures and curves), process_rewards.md and process_rewards.png.
 """

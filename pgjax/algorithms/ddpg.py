@@ -1,6 +1,6 @@
 """Deep deterministic policy gradient (Lillicrap et al., 2016): a policy that follows the gradient of its critic."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +78,7 @@ class DDPG(OffPolicy):
     )
 
     num_critics = 1
-    with_target = ("critics", "policy")
+    with_target: ClassVar[tuple[str, ...]] = ("critics", "policy")
 
     def __post_init__(self) -> None:
         check(self)
@@ -91,7 +91,7 @@ class DDPG(OffPolicy):
     def explorer(self, params: Params, obs_moments: Moments | None, is_random: Bool[Array, ""]) -> Actor:
         """mu(s) + x, or uniform actions where `is_random`."""
         actor = acting(self.network, params["policy"], obs_moments)
-        space = self.env.action_space
+        space: Any = self.env.action_space
 
         def initial_memory(batch: int) -> Memory:
             return Noise(*(jnp.zeros((batch, *space.shape)) for _ in range(2)))
@@ -100,8 +100,8 @@ class DDPG(OffPolicy):
             _, output = actor.act((), obs, reset)
             action = _greedy(output)
             left = jnp.where(reset[:, None], 0.0, (1.0 - self.noise_theta) * memory.noise)
-            drawn = Noisy(action + left, jnp.asarray(self.noise_std), space.high)
-            return Noise(left, action), Output(Explored(drawn, is_random), output.value)
+            drawn: Any = Explored(Noisy(action + left, jnp.asarray(self.noise_std), space.high), is_random)
+            return Noise(left, action), Output(drawn, output.value)
 
         def after(memory: Noise, action: Array) -> Memory:
             return memory._replace(noise=jnp.where(is_random, 0.0, action - memory.action))

@@ -1,5 +1,7 @@
 """Soft actor-critic for choices (Christodoulou, 2019): expectations over all actions instead of samples."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -47,7 +49,8 @@ class DiscreteSAC(SAC):
     @property
     def entropy_goal(self) -> Array | float:
         """The target in nats."""
-        return self.target_entropy * jnp.log(self.env.action_space.n)
+        space: Any = self.env.action_space
+        return jnp.asarray(self.target_entropy) * jnp.log(space.n)
 
     def target(self, learner: Learner, batch: Batch, alpha: Array, key: Key) -> Float[Array, "N"]:
         """y = r + gamma E[min_i Q'_i(s', a) - alpha log pi(a | s')]."""
@@ -58,7 +61,7 @@ class DiscreteSAC(SAC):
         self, params: Params, critics: Params, obs: Array, alpha: Array, key: Key
     ) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
         """sum_a pi(a | s) (alpha log pi(a | s) - min_i Q_i(s, a)), and the entropy."""
-        policy = self.policy(params, obs)
+        policy: Any = self.policy(params, obs)
         value = jnp.min(self.action_values(critics, obs, None), axis=0)
         entropy = policy.entropy()
         return -alpha * entropy - jnp.sum(jax.nn.softmax(policy.logits) * value, axis=-1), entropy

@@ -8,7 +8,7 @@ The buffer holds observations and rewards as the environment gave them, and norm
 they are drawn: everything that is learned from at the same time is on the same scale.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +107,7 @@ class OffPolicy(InEnvironment):
     )
 
     num_critics = 2
-    with_target = ("critics",)
+    with_target: ClassVar[tuple[str, ...]] = ("critics",)
     """What of the parameters has a slow copy."""
 
     def __post_init__(self) -> None:
@@ -143,7 +143,8 @@ class OffPolicy(InEnvironment):
 
         def act(memory: Memory, obs: Array, reset: Array) -> tuple[Memory, Output]:
             memory, output = actor.act(memory, obs, reset)
-            return memory, output._replace(distribution=Explored(output.distribution, is_random))
+            explored: Any = Explored(output.distribution, is_random)
+            return memory, output._replace(distribution=explored)
 
         return Actor(actor.initial_memory, act)
 
@@ -236,9 +237,9 @@ class OffPolicy(InEnvironment):
 
     def with_seen(self, state: OffPolicyState, obs: Array | None, experience: Experience | None) -> OffPolicyState:
         """The normalisers after an iteration, `[rounds, T, B, ...]`."""
-        if obs is not None:
+        if obs is not None and state.obs_moments:
             state = state._replace(obs_moments=update_moments(state.obs_moments, obs.astype(jnp.float32)))
-        if experience is not None:
+        if experience is not None and state.reward_scale:
             reward, terminated, truncated = (
                 x.reshape(-1, self.num_envs) for x in (experience.reward, experience.terminated, experience.truncated)
             )

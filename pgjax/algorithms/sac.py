@@ -1,5 +1,7 @@
 """Soft actor-critic (Haarnoja et al., 2018): returns and the entropy of the policy, weighed by a temperature."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -63,7 +65,8 @@ class SAC(OffPolicy):
     @property
     def entropy_goal(self) -> Array | float:
         """The target in nats."""
-        return self.target_entropy * self.env.action_space.shape[0]
+        space: Any = self.env.action_space
+        return self.target_entropy * space.shape[0]
 
     def initial_params(self, key: Key) -> Params:
         """Networks, and the logarithm of alpha as a multiple of `temperature`."""

@@ -1,5 +1,7 @@
 """Twin delayed DDPG (Fujimoto et al., 2018): three remedies for critics that overestimate."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -55,7 +57,8 @@ class TD3(DDPG):
     def target(self, targets: Params, batch: Batch, key: Key) -> Float[Array, "N"]:
         """y = r + gamma min_i Q'_i(s', mu'(s') + noise)."""
         action = self.deterministic(targets["policy"], batch.next_obs)
-        clip, high = self.target_noise_clip, self.env.action_space.high
+        space: Any = self.env.action_space
+        clip, high = self.target_noise_clip, space.high
         noise = jnp.clip(self.target_noise * jax.random.normal(key, action.shape), -clip, clip)
         value = self.action_values(targets["critics"], batch.next_obs, jnp.clip(action + noise, -high, high))
         return batch.reward + batch.discount * jnp.min(value, axis=0)

@@ -95,3 +95,8 @@ class Algorithm(Protocol):
     def divides_into(self, devices: int) -> bool:
         """Whether an iteration can be divided over so many devices, and is large enough for that to pay."""
         ...
+
+
+def not_kept(algorithm: Any) -> tuple[str, ...]:
+    """The fields of its state that checkpoints leave out: what `algorithm.not_kept` names, if there is one."""
+    return getattr(algorithm, "not_kept", ())

@@ -42,10 +42,9 @@ class Batch(NamedTuple):
 
 def example(env: Environment) -> Experience:
     """Zeros in the shapes and types of one stored transition."""
-    space = env.observation_space
+    space, actions = env.observation_space, env.action_space
     obs = jnp.zeros(space.shape, space.dtype)
-    discrete = isinstance(env.action_space, Discrete)
-    action = jnp.zeros((), jnp.int32) if discrete else jnp.zeros(env.action_space.shape)
+    action = jnp.zeros((), jnp.int32) if isinstance(actions, Discrete) else jnp.zeros(actions.shape)
     return Experience(obs, action, jnp.float32(0.0), jnp.bool_(False), jnp.bool_(False), obs)
 
 

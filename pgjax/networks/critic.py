@@ -55,14 +55,14 @@ class _Layers:
         if features is not None:
             params["features"] = features.init(feature_key, x)
             x = jnp.zeros(jax.eval_shape(features.apply, params["features"], x).shape)
-        choices = action_space.n if isinstance(action_space, Discrete) else None
         x = x.reshape(1, -1)
-        if choices is None:
+        if isinstance(action_space, Box):
             x = jnp.concatenate([x, jnp.zeros((1, *action_space.shape))], axis=1)
         params["dense"] = self._dense().init(dense_key, x)
         width = jax.eval_shape(self._dense().apply, params["dense"], x).shape[-1]
-        kernel = initializer(self.orthogonal_init, 1.0)(head_key, (width, choices or 1))
-        return params | {"value": {"kernel": kernel, "bias": jnp.zeros(choices or 1)}}
+        size = action_space.n if isinstance(action_space, Discrete) else 1
+        kernel = initializer(self.orthogonal_init, 1.0)(head_key, (width, size))
+        return params | {"value": {"kernel": kernel, "bias": jnp.zeros(size)}}
 
     def values(
         self, params: Params, obs: Float[Array, "N *obs"], action: Float[Array, "N D"] | None

@@ -27,9 +27,16 @@ class Checkpoints:
     is stored with it and compared on restoring.
     """
 
-    def __init__(self, directory: Path, score: tuple[str, Literal["max", "min"]] | None, keep: int | None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        score: tuple[str, Literal["max", "min"]] | None,
+        keep: int | None,
+        left_out: tuple[str, ...] = (),
+    ) -> None:
         """`score` says which evaluation is the best one, None that none is; `keep` None only reads: what another
-        process is writing stays untouched."""
+        process is writing stays untouched. Fields of a state called as in `left_out` are not kept, and are restored as
+        a run starts with them."""
         # Orbax costs a second to import, and only runs that are kept need it. It logs whole tracebacks of errors that
         # it raises as well.
         import orbax.checkpoint as ocp
@@ -48,7 +55,7 @@ class Checkpoints:
         self.worst = float(np.finfo(np.float32).min if direction == "max" else np.finfo(np.float32).max)
         self.pool = ThreadPoolExecutor(1)
         self.writing: Future[None] | None = None
-        self.read_only = keep is None
+        self.read_only, self.left_out = keep is None, left_out
         self.manager = ocp.CheckpointManager(
             directory.absolute(),
             item_handlers={"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
@@ -68,7 +75,7 @@ class Checkpoints:
             OSError: the one before could not be written; the complete ones are untouched.
         """
         self._finish()
-        leaves = {name: np.array(leaf) for name, leaf in _named_leaves(state).items()}
+        leaves = {name: np.array(leaf) for name, leaf in _named_leaves(state).items() if self._is_kept(name)}
         self.writing = self.pool.submit(self._write, iteration, leaves, score)
 
     def _write(self, iteration: int, leaves: dict[str, np.ndarray], score: float) -> None:
@@ -141,8 +148,17 @@ class Checkpoints:
         """
         expected = jax.eval_shape(init)
         wanted = _named_leaves(expected)
-        _check_same_leaves(self._label(iteration), self._stored(iteration), wanted)
-        leaves = self._read(iteration, wanted)
+        kept = {name: leaf for name, leaf in wanted.items() if self._is_kept(name)}
+        _check_same_leaves(self._label(iteration), self._stored(iteration), kept)
+        leaves = self._read(iteration, kept)
+        if len(kept) < len(wanted):
+            leaves = _named_leaves(init()) | leaves
+            if not self.read_only:
+                warnings.warn(
+                    f"{self._label(iteration)} holds no {' or '.join(self.left_out)}, which starts as in a new run: "
+                    "what follows is not what the run without a break would have done",
+                    stacklevel=2,
+                )
         rebuilt = [
             jax.random.wrap_key_data(leaves[name]) if is_key(like) else leaves[name]
             for name, like in zip(wanted, jax.tree.leaves(expected), strict=True)
@@ -160,6 +176,9 @@ class Checkpoints:
         if not wanted:
             raise InputError(f"{self._label(iteration)} has no {prefix}")
         return {name.removeprefix(f"{prefix}."): leaf for name, leaf in self._read(iteration, wanted).items()}
+
+    def _is_kept(self, name: str) -> bool:
+        return not {*name.split(".")} & {*self.left_out}
 
     def _label(self, iteration: int) -> str:
         return f"checkpoint {iteration} in {self.manager.directory}"
@@ -202,13 +221,14 @@ def load_state(
     init: Callable[[], Any],
     score: tuple[str, Literal["max", "min"]],
     which: Literal["newest", "best"] = "newest",
+    left_out: tuple[str, ...] = (),
 ) -> tuple[int, Any]:
-    """(iteration, state) from a run directory; the best is by `score`.
+    """(iteration, state) from a run directory; the best is by `score`, and `left_out` as in `Checkpoints`.
 
     Raises:
         InputError: there is no whole checkpoint, or it is of another shape.
     """
-    checkpoints = _kept(run, score)
+    checkpoints = _kept(run, score, left_out)
     try:
         best = checkpoints.best()
         if which == "best" and best is not None:
@@ -240,11 +260,11 @@ def load_under(
         checkpoints.close()
 
 
-def _kept(run: Path, score: tuple[str, Literal["max", "min"]]) -> Checkpoints:
+def _kept(run: Path, score: tuple[str, Literal["max", "min"]], left_out: tuple[str, ...] = ()) -> Checkpoints:
     """The checkpoints of a run, to be read."""
     if not (run / "checkpoints").is_dir():
         raise InputError(f"{run} holds no checkpoint: the run has not reached its first one, or its files were moved")
-    return Checkpoints(run / "checkpoints", score, keep=None)
+    return Checkpoints(run / "checkpoints", score, None, left_out)
 
 
 def to_host(state: Any) -> Any:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgjax.core.algorithm import Algorithm, Key
+from pgjax.core.algorithm import Algorithm, Key, not_kept
 from pgjax.core.devices import local_devices
 from pgjax.core.errors import InputError
 from pgjax.core.metrics import is_absent, number
@@ -112,7 +112,9 @@ def load(directory: str | Path, which: Literal["newest", "best"] = "newest") -> 
     config = read_config(directory)
     algorithm, kept = from_config(config), _kept(config, directory)
     subject = _subject(algorithm, kept)
-    iteration, state = load_state(directory, lambda: subject.init(_key(kept)), algorithm.score, which)
+    iteration, state = load_state(
+        directory, lambda: subject.init(_key(kept)), algorithm.score, which, not_kept(algorithm)
+    )
     rows, lost = _rows_until(directory / "metrics.jsonl", iteration, to_the_end=True)
     if lost:
         warnings.warn(f"{directory / 'metrics.jsonl'} is damaged: rows are lost, {lost}", stacklevel=2)
@@ -137,7 +139,7 @@ def save_run(algorithm: Any, seed: int, state: Any, rows: list[Row], scores: dic
             opened.callback(file.close)
             file.write(content)
         checkpoints = opened.enter_context(
-            contextlib.closing(Checkpoints(directory / "checkpoints", algorithm.score, keep=2))
+            contextlib.closing(Checkpoints(directory / "checkpoints", algorithm.score, 2, not_kept(algorithm)))
         )
         checkpoints.save(last["iteration"], state, scores[algorithm.score[0]])
         checkpoints.wait()
@@ -224,7 +226,7 @@ class _Training:
         self.programs = compile_programs(subject, layout, ROWS, config["episodes"] if directory else None)
         self.subject, key = layout.place_algorithm(subject), layout.place(_key(config))
         self.total, self.iteration_steps = algorithm.num_iterations, algorithm.steps_per_iteration
-        self.score = algorithm.score
+        self.score, self.left_out = algorithm.score, not_kept(algorithm)
         self.clock, self.chunk = Clock(config["checkpoint_every"]), 1
         self.rows: list[Row] = []
         self.sinks: list[Sink] = []
@@ -238,7 +240,7 @@ class _Training:
 
     def _open(self, directory: Path, config: dict[str, Any], init: Any, opened: contextlib.ExitStack) -> None:
         """The files of the run, and where it stood if it goes on."""
-        self.checkpoints = Checkpoints(directory / "checkpoints", self.score, config["keep"])
+        self.checkpoints = Checkpoints(directory / "checkpoints", self.score, config["keep"], self.left_out)
         opened.enter_context(contextlib.closing(self.checkpoints))
         restored = self.checkpoints.restore_newest(init)
         if restored:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgjax.core.algorithm import SWEEP_STREAM
+from pgjax.core.algorithm import SWEEP_STREAM, not_kept
 from pgjax.core.devices import local_devices
 from pgjax.core.errors import InputError, nearest
 from pgjax.core.metrics import is_absent, number
@@ -234,7 +234,9 @@ class _Sweep:
         with contextlib.ExitStack() as opened:
             checkpoints, clock = None, Clock(self.kept.checkpoint_every)
             if path:
-                checkpoints = opened.enter_context(contextlib.closing(Checkpoints(path, score=None, keep=1)))
+                checkpoints = opened.enter_context(
+                    contextlib.closing(Checkpoints(path, None, 1, not_kept(population.member)))
+                )
                 restored = checkpoints.restore_newest(lambda: _kept_of(batch, population))
                 if restored:
                     point, batch = restored[0], _placed(_whole(restored[1], population), programs, population)
