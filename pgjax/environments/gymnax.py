@@ -42,6 +42,13 @@ DERIVED: dict[str, dict[str, Callable[[Any], Any]]] = {
 """Parameters that gymnax stores beside those they follow from."""
 
 
+BINARY = (
+    *("Asterix-MinAtar", "Breakout-MinAtar", "Freeway-MinAtar", "Seaquest-MinAtar", "SpaceInvaders-MinAtar"),
+    *("Catch-bsuite", "DeepSea-bsuite", "Pong-misc"),
+)
+"""Environments whose float32 observations are zeros and ones."""
+
+
 @pytree
 class GymnaxEnvironment:
     """One gymnax environment with its parameters; made by `make`."""
@@ -142,7 +149,7 @@ def make(env: Any, **options: Any) -> GymnaxEnvironment:
             env=env,
             id=env_id,
             constructor_options=tuple(sorted(constructor_options.items())),
-            observation_space=_observation_space(name, env, params),
+            observation_space=_observation_space(name, env, params, env_id in BINARY),
             action_space=_action_space(name, env.action_space(params)),
         )
     )
@@ -257,14 +264,15 @@ def _strong(leaf: Any) -> jax.Array:
     return jax.lax.convert_element_type(leaf, leaf.dtype)
 
 
-def _observation_space(name: str, env: Any, params: Any) -> Box:
+def _observation_space(name: str, env: Any, params: Any, is_binary: bool) -> Box:
     space = env.observation_space(params)
     if hasattr(space, "n"):
         return Box((int(space.n),), dtype="bool")
     if not hasattr(space, "low"):
         raise InputError(f"{name} observes {space!r}: expected a Box or a Discrete space")
     seen = jax.eval_shape(lambda key: env.reset(key, params)[0], jax.random.key(0)).dtype
-    return Box(tuple(space.shape), dtype=str(seen) if seen.itemsize == 1 else "float32")
+    dtype = "bool" if is_binary else str(seen) if seen.itemsize == 1 else "float32"
+    return Box(tuple(space.shape), dtype=dtype)
 
 
 def _action_space(name: str, space: Any) -> Space:

@@ -28,6 +28,7 @@ class ConstantReward:
     """
 
     time_limit: Scalar = field("steps until the episode is truncated", default=10, accepts="[1, inf)")
+    continuous: bool = field("ask for a number instead of a choice", default=False)
 
     name = "ConstantReward"
 
@@ -35,7 +36,11 @@ class ConstantReward:
         check_fields(self)
 
     observation_space = Box((1,))
-    action_space: Space = Discrete(2)
+
+    @property
+    def action_space(self) -> Space:
+        """Two choices, or one number in [-1, 1] if `continuous`."""
+        return Box((1,), -1.0, 1.0) if self.continuous else Discrete(2)
 
     def reset(self, key: Key) -> tuple[Any, jax.Array]:
         """Observation 1, the only one there is."""
