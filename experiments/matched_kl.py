@@ -264,8 +264,9 @@ def plot(options: Options, found: dict[str, Found], start: Found) -> None:
                 [[[0.0, scale * getattr(start, field)]], np.stack([each.kl, values], -1).mean(axis=1)[order]]
             )
             panel.plot(*means.T, **style, label=name)
-    panels[0].set(xlabel="KL to the start, nats", ylabel="reward: positive minus negative adjectives")
-    panels[1].set(xlabel="KL to the start, nats", ylabel="grammatical, %")
+    label = "KL to the start, nats"
+    panels[0].set(xlabel=label, ylabel="reward: positive minus negative adjectives", xlim=(0, 7), ylim=(0, 5))
+    panels[1].set(xlabel=label, ylabel="grammatical, %", xlim=(0, 7), ylim=(60, 100))
     panels[0].legend(frameon=False, fontsize=8)
     figure.savefig(options.out / "matched_kl.png", dpi=130)
 

@@ -187,7 +187,7 @@ def _sweep(arguments: list[str]) -> None:
     axes: dict[str, Any] = {k: value for k, value in given.items() if isinstance(value, (list, ValueDistribution))}
     changed = {name for name, _, default in axis_flags(fields) if getattr(flags, name) != default}
     for part in [part for part in what.parts if part.field in several]:
-        options_set = part.option_names() & changed if part.declaration else params[part.params].keys()
+        options_set = {*what.options_of(part).values()} & changed if part.declaration else params[part.params].keys()
         times = len(several[part.field]) if flags.mode == "zip" else 1
         axes |= {name: [given[name]] * times for name in sorted(options_set - axes.keys())}  # for each of them alike
     fixed = {flag: {k: v for k, v in each.items() if k not in axes} for flag, each in params.items()}
@@ -195,6 +195,7 @@ def _sweep(arguments: list[str]) -> None:
     directory = Path(flags.directory or f"runs/{what.subject}-{what.name}-sweep-{time.strftime('%Y%m%d-%H%M%S')}")
     passed = ("mode", "num_samples", "seed", "points", "episodes", "members_at_once", "devices", "checkpoint_every")
     kept = {name: getattr(flags, name) for name in passed}
+    axes = {what.axis_name(name): values for name, values in axes.items()}
     result = sweep(algorithm, flags.seeds, search=_search(flags.search), directory=directory, **kept, **axes)
     _report_sweep(result, directory)
 

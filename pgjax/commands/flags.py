@@ -34,9 +34,9 @@ class Part(NamedTuple):
         """The flag for options that are known only once the part has been made."""
         return f"{self.field}_params"
 
-    def option_names(self) -> set[str]:
+    def option_names(self) -> list[str]:
         """Of the options that are known before."""
-        return {f.name for f in dataclasses.fields(self.declaration)} if self.declaration else set()
+        return [f.name for f in dataclasses.fields(self.declaration)] if self.declaration else []
 
 
 class Subject(NamedTuple):
@@ -62,16 +62,36 @@ class Subject(NamedTuple):
                 flags.append(flag(part.params, tuple[str, ...], f"options of {part.field}, NAME=VALUE ...", ()))
         return flags
 
+    def options_of(self, part: Part) -> dict[str, str]:
+        """The names of the flags of its options: their own, or after the part's where an earlier part has them."""
+        earlier = {name for each in self.parts[: self.parts.index(part)] for name in each.option_names()}
+        return {name: f"{part.field}_{name}" if name in earlier else name for name in part.option_names()}
+
+    def axis_name(self, name: str) -> str:
+        """What a sweep calls the axis of a flag: with its part where several parts have an option of that name."""
+        for part in self.parts:
+            for option, flag_name in self.options_of(part).items():
+                if name == flag_name and sum(option in each.option_names() for each in self.parts) > 1:
+                    return f"{part.field}.{option}"
+        return name
+
     def option_flags(self) -> list[Flag]:
         """Of every field of the parts and of the algorithm."""
-        declared = [field_flags(part.declaration, part.tuned) for part in self.parts if part.declaration]
+        declared = [
+            [
+                (self.options_of(part)[name], hint, default)
+                for name, hint, default in field_flags(part.declaration, part.tuned)
+            ]
+            for part in self.parts
+            if part.declaration
+        ]
         return [*itertools.chain(*declared), *field_flags(self.algorithm, self.tuned)]
 
     def build(self, values: dict[str, Any]) -> Any:
         """The algorithm with these values of its fields and of its parts' options."""
         made = {}
         for part in self.parts:
-            options = {name: values[name] for name in part.option_names() & values.keys()}
+            options = {option: values[name] for option, name in self.options_of(part).items() if name in values}
             if part.declaration is None:
                 options = values.get(part.params, {})
             made[part.field] = part.kind.make(part.name, **options)
