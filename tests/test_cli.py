@@ -164,6 +164,16 @@ def test_the_flags_of_parts_and_algorithms_do_not_collide(command, name, capsys)
         assert typing.get_args(hint)[1].help in words
 
 
+def test_options_that_two_parts_share_have_the_name_of_the_later_one_before_them():
+    what, _ = flags.subject("sweep", ["sac", "--env", "Pendulum-v1"])
+    names = [name for name, *_ in what.option_flags()]
+    assert len(names) == len({*names})
+    sac = what.build({"hidden": (8,), "critic_hidden": (4, 4)})
+    assert (sac.network.hidden, sac.critic.hidden) == ((8,), (4, 4))
+    axes = {"hidden": "network.hidden", "critic_hidden": "critic.hidden", "gamma": "gamma", "squash": "squash"}
+    assert {name: what.axis_name(name) for name in axes} == axes
+
+
 def test_a_tuned_part_of_another_name_keeps_the_defaults_of_its_own_class(monkeypatch):
     """Not those of the part that the algorithm would have: a tuned CNN is relu, as CNN says, and not tanh, as MLP."""
     monkeypatch.setattr(flags, "preset", lambda *_: {"network": {"name": "cnn", "channels": [4]}})
