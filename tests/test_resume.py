@@ -37,6 +37,8 @@ MORE_CASES = {
     "a2c": ({"algorithm": pgjax.A2C, "env": "CartPole-v1", "network": pgjax.GRU(hidden=(8,), memory_size=8)}, 3),
     "npg": ({"algorithm": pgjax.NPG, "env": "CartPole-v1"}, None),
     "trpo": ({"algorithm": pgjax.TRPO, "env": "Pendulum-v1", "network": pgjax.MLP(hidden=(8,), squash=True)}, 3),
+    "sac": ({"algorithm": pgjax.SAC, "env": "Pendulum-v1", "normalize_obs": True, "normalize_reward": True}, None),
+    "td3": ({"algorithm": pgjax.TD3, "env": "Pendulum-v1", "noise_theta": 0.15}, 3),
     "ppo-kl": ({"env": "CartPole-v1", "objective": "kl_penalty", "adaptive_kl": 1e-3, "advantage": "vtrace"}, None),
 }
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -30,6 +31,14 @@ def test_presets_reach_their_goals(tmp_path):
             assert abs(row["interquartile_mean"]) < 0.2, row["name"]
         else:
             assert row["interquartile_mean"] >= row["goal"], row["name"]
+
+
+@pytest.mark.slow
+def test_off_policy_presets_reach_their_goals_on_pendulum(tmp_path):
+    launch("off_policy_learning.py", "--envs", "Pendulum-v1", "--seeds", 4, "--out", tmp_path)
+    found = json.loads((tmp_path / "off_policy_learning.json").read_text())["found"]
+    for name, goal in {"ddpg": -180, "td3": -180, "sac": -180, "ppo": -2000}.items():
+        assert np.mean(found[f"{name} on Pendulum-v1"]["returns"]) >= goal, name
 
 
 @pytest.mark.slow
