@@ -2,9 +2,10 @@
 
     python experiments/benchmarks/alignment.py --trl ENV/bin/python --ppo ENV/bin/python --transformers ENV/bin/python
 
-The arguments are Pythons of environments of their own, in which the peers of `peers/trl_sft.py`, `trl_ppo.py` and
-`transformers_generate.py` run (their docstrings say what to install, and every setting that is mirrored here). Ours and
-the peer take turns, each time a peer's process with its warm-up and one timed repetition; compilation is apart. Weights
+The arguments are Pythons of environments of their own, in which the peers of `peers/trl_sft.py`, `trl_dpo.py`,
+`trl_grpo.py`, `trl_ppo.py` and `transformers_generate.py` run (their docstrings say what to install, and every setting
+that is mirrored here). `--what` measures some of them again and keeps the figures of the others. Ours and the peer take
+turns, each time a peer's process with its warm-up and one timed repetition; compilation is apart. Weights
 are random, all sequences have full length, float32.
 
 Also the share that SFT has of the rate at which large matrix products run on all cores at the same time, counting 6
@@ -17,9 +18,10 @@ import dataclasses
 import json
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +29,18 @@ import numpy as np
 import tyro
 from harness import RESULTS, compiled_iterations, markdown, write_report
 
-from pgjax.alignment import COMPLETIONS, PROMPTS, RLHF, SFT, LanguageModel, Transformer, generate
+from pgjax.alignment import (
+    COMPLETIONS,
+    DPO,
+    GRPO,
+    PREFERENCES,
+    PROMPTS,
+    RLHF,
+    SFT,
+    LanguageModel,
+    Transformer,
+    generate,
+)
 from pgjax.alignment.tokenizers import Words
 from pgjax.running.config import to_config
 
@@ -50,13 +63,15 @@ SHAPES = [
     Shape("5 M parameters", 256, 4, 1024, 32, 32, 64),
 ]
 EPOCHS, MINIBATCHES = 4, 4
+What: TypeAlias = Literal["SFT", "DPO", "GRPO", "PPO", "sampling"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    trl: Annotated[Path, tyro.conf.arg(help="Python of an environment with TRL, for SFT")]
+    trl: Annotated[Path, tyro.conf.arg(help="Python of an environment with TRL")]
     ppo: Annotated[Path, tyro.conf.arg(help="Python of an environment with the last TRL that has PPO")]
     transformers: Annotated[Path, tyro.conf.arg(help="Python of an environment with transformers")]
+    what: Annotated[tuple[What, ...], tyro.conf.arg(help="what is measured")] = get_args(What)
     turns: Annotated[int, tyro.conf.arg(help="timed repetitions of each")] = 5
     iterations: Annotated[int, tyro.conf.arg(help="iterations of each repetition")] = 5
     out: Annotated[Path, tyro.conf.arg(help="directory of the results")] = RESULTS
@@ -121,6 +136,45 @@ def sft(shape: Shape, iterations: int) -> Ours:
         learning_rate=1e-4,
         warmup=0,
     )
+    return repetition(algorithm, iterations)
+
+
+def dpo(shape: Shape, iterations: int) -> Ours:
+    """What the reference says is computed once, as by the peer."""
+    texts = rows(shape, 40 * shape.batch, shape.prompt, shape.response - 1, shape.response - 1)
+    records = [{"prompt": prompt, "chosen": good, "rejected": bad} for prompt, good, bad in texts]
+    limits = {"max_prompt": shape.prompt, "max_completion": shape.response, "held_out": 0.01}
+    algorithm = DPO(
+        language_model(shape),
+        PREFERENCES.of(records, **limits),
+        total_steps=10**6 * shape.batch,
+        batch_size=shape.batch,
+        lr_schedule="constant",
+        learning_rate=1e-4,
+        max_grad_norm=1.0,
+        warmup=0,
+    )
+    return repetition(algorithm, iterations)
+
+
+def grpo(shape: Shape, iterations: int) -> Ours:
+    """With the reward and the penalty of the peer."""
+    records = [{"prompt": prompt} for (prompt,) in rows(shape, 40 * shape.batch, shape.prompt)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the gradient of k3
+        algorithm = GRPO(
+            language_model(shape, endless=True),
+            share_of_even,
+            PROMPTS.of(records, max_prompt=shape.prompt, held_out=0.01),
+            total_steps=10**6 * shape.batch,
+            batch_size=shape.batch,
+            max_tokens=shape.response,
+            beta=0.05,
+            kl="k3",
+            eos_penalty=0.0,
+            learning_rate=3e-6,
+            lr_schedule="constant",
+        )
     return repetition(algorithm, iterations)
 
 
@@ -200,6 +254,8 @@ def of_peer(python: Path, script: str, shape: Shape, iterations: int, *more: str
 def measured(options: Options, name: str, shape: Shape) -> dict[str, Any]:
     make, python, script, per_iteration, more = {
         "SFT": (sft, options.trl, "trl_sft.py", shape.batch * (shape.prompt + shape.response), ()),
+        "DPO": (dpo, options.trl, "trl_dpo.py", 2 * shape.batch * (shape.prompt + shape.response), ()),
+        "GRPO": (grpo, options.trl, "trl_grpo.py", shape.batch * shape.response, ()),
         "PPO": (
             ppo,
             options.ppo,
@@ -245,8 +301,14 @@ def products_per_second(size: int = 1024, times: int = 20) -> float:
 
 
 def main(options: Options) -> None:
-    found = [measured(options, name, shape) for shape in SHAPES for name in ("SFT", "PPO", "sampling")]
-    lines, peak = [], products_per_second()
+    kept = options.out / "alignment.json"
+    before = json.loads(kept.read_text()) if kept.exists() else {"cases": []}
+    found = [each for each in before["cases"] if each["what"] not in options.what]
+    found += [measured(options, name, shape) for shape in SHAPES for name in options.what]
+    places = [(shape.name, what) for shape in SHAPES for what in get_args(What)]
+    found.sort(key=lambda each: places.index((each["shape"]["name"], each["what"])))
+    lines = []
+    peak = products_per_second() if "SFT" in options.what else before["operations_per_second_of_products"]
     for each in found:
         ours, peer = (float(np.median(each[side])) for side in ("ours", "peer"))
         ratio = np.array(each["ours"]) / np.array(each["peer"])

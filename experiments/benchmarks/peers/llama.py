@@ -77,7 +77,7 @@ def tokenizer(vocab: int) -> PreTrainedTokenizerFast:
     """Ids 0 to vocab - 1 are words; padding and the end have an id that no prompt holds and no model emits."""
     words = {str(index): index for index in range(vocab)}
     made = Tokenizer(models.WordLevel(words, unk_token="0"))
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<end>", eos_token="<end>", unk_token="0")
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<end>", eos_token="<end>")
 
 
 def random_tokens(args: argparse.Namespace, sequences: int, length: int) -> list[list[int]]:
