@@ -59,7 +59,7 @@ class Options:
     epochs: Annotated[int, tyro.conf.arg(help="passes over them")] = 12
     wrong_examples: Annotated[int, tyro.conf.arg(help="partly wrong ones that it learns from then")] = 8192
     judged: Annotated[int, tyro.conf.arg(help="judged answers that reward models learn from")] = 32_768
-    judged_epochs: Annotated[int, tyro.conf.arg(help="passes over them")] = 4
+    judged_epochs: Annotated[int, tyro.conf.arg(help="passes over them")] = 16
     out: Annotated[Path, tyro.conf.arg(help="directory of the results")] = Path("experiments/results")
 
 
@@ -106,8 +106,9 @@ def judge_of(start: LanguageModel, options: Options, outcome_only: bool) -> tupl
         data,
         options.judged_epochs * options.judged,
         outcome_only=outcome_only,
-        batch_size=256,
+        batch_size=128,
         learning_rate=1e-3,
+        weight_decay=0.1,
     )
     state = pgjax.run(algorithm, 0, progress=False).state
     params, ends = jax.tree.map(lambda x: x[None], (state.params, state.ends))

@@ -3,12 +3,14 @@
     pip install torch==2.13.0 trl==1.16.0
     python trl_grpo.py --width 256 --layers 4 --heads 4 --vocab 1024 --batch 64 --prompt-length 32 --response-length 64
 
-An iteration samples `batch` completions, eight for each prompt, and makes one gradient step on them. `tokens` counts the
-completions' tokens. To be mirrored:
+An iteration samples `batch` completions, eight for each prompt, and makes one gradient step on them. `tokens` counts
+the completions' tokens. To be mirrored:
 
 - sampling at temperature 1 from all tokens with transformers' `generate`, the whole batch at once;
-- the reward is the share of even token ids, which costs nothing; advantages are divided by the group's standard deviation;
-- one epoch, so that ratios are 1; the loss is a mean over all tokens, with the k3 estimate of the KL to a reference, 0.05;
+- the reward is the share of even token ids, which costs nothing; advantages are divided by the group's standard
+  deviation;
+- one epoch, so that ratios are 1; the loss is a mean over all tokens, with the k3 estimate of the KL to a reference,
+  0.05;
 - AdamW, learning rate 3e-6 without a schedule, no weight decay, gradients clipped to a global norm of 0.5;
 - float32, no gradient checkpointing, no dropout.
 
