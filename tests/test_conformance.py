@@ -17,7 +17,6 @@ GRU = pgjax.GRU(hidden=(8,), memory_size=8)
 EPISODES = {"max_steps_in_episode": 8}  # as long as a rollout of the tiny algorithms
 ROWS = {
     "reinforce": {"env": ("Pendulum-v1", EPISODES), "baseline": "value", "credit": "discounted_reward_to_go"},
-    "trpo": {"env": "Pendulum-v1", "network": pgjax.MLP(hidden=(8,), squash=True)},
     "ppo": {"env": "CartPole-v1"},
     "sac": {"env": "Pendulum-v1", "n": 2, "normalize_obs": True, "normalize_reward": True},
     "sft": {"weight_decay": 0.1},
@@ -36,6 +35,7 @@ ROWS = {
     },
 }
 MORE_ROWS = {
+    "trpo": {"env": "Pendulum-v1", "network": pgjax.MLP(hidden=(8,), squash=True)},
     "a2c": {"env": "CartPole-v1", "advantage": "n_step", "n": 3, "lr_schedule": "robbins_monro"},
     "ddpg": {"env": "Pendulum-v1", "noise_theta": 0.15},
     "td3": {"env": "Pendulum-v1", "target_every": 2, "num_updates": 2},

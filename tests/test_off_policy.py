@@ -112,6 +112,7 @@ def test_random_actions_are_uniform_and_the_policys_own_come_after():
     assert np.bincount(np.asarray(action)).min() > 1200
 
 
+@pytest.mark.slow
 def test_ddpg_explores_with_an_ornstein_uhlenbeck_process(tiny_algorithm):
     """x <- (1 - theta) x + std N(0, 1), forgotten where an episode starts."""
     ddpg = tiny_algorithm(pgjax.DDPG, pgjax.make("Pendulum-v1"), noise_theta=0.25, noise_std=0.1)
@@ -195,6 +196,7 @@ def test_the_target_of_discrete_sac_is_that_of_a_loop(tiny_algorithm):
         assert float(found[i]) == pytest.approx(float(batch.reward[i] + batch.discount[i] * value), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_policy_of_ddpg_follows_the_deterministic_policy_gradient(tiny_algorithm):
     """grad_a Q(s, a) grad mu(s), with grad_a Q by finite differences of the critic (Silver et al., 2014, eq. 9)."""
     smooth = {"critic": pgjax.MLPCritic(hidden=(8,), activation="tanh")}
@@ -219,6 +221,7 @@ def test_the_policy_of_ddpg_follows_the_deterministic_policy_gradient(tiny_algor
     assert float(loss(after.params["policy"])) < float(loss(policy))
 
 
+@pytest.mark.slow
 def test_the_temperature_follows_its_loss(tiny_algorithm):
     """E[-alpha log pi - alpha H] in log alpha (Haarnoja et al., 2018b, eq. 18): down where the entropy is above H."""
     for target_entropy, sign in ((-50.0, -1.0), (50.0, 1.0)):
@@ -259,6 +262,7 @@ def test_hard_targets_are_copies_from_time_to_time(tiny_algorithm):
             np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_nothing_is_updated_and_no_loss_reported_before_the_warm_up_is_over(tiny_algorithm, init, step):
     """48 transitions are due, an iteration brings 32 in 8 rounds."""
     algorithm = tiny_algorithm(pgjax.SAC, pgjax.make("Pendulum-v1"), warmup=48)
@@ -318,6 +322,7 @@ def test_a_continuous_policy_finds_the_action_that_pays(cls):
     assert float(pgjax.evaluate(algorithm, state, jax.random.key(1), num_episodes=64).mean) > 0.95
 
 
+@pytest.mark.slow
 def test_discrete_sac_finds_the_soft_optimal_policy_of_a_bandit():
     """pi(a) = exp(r(a) / alpha) / sum_b exp(r(b) / alpha), to 2 %."""
     reward, alpha = np.array([[1.0, 0.5, 0.0, 0.8]], np.float32), 0.5
