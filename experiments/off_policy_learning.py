@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from common import band, draw_band, markdown, preset_algorithm, pyplot, text_of, write_report
+from common import Band, band, draw_band, markdown, preset_algorithm, pyplot, text_of, write_report
 
 import pgjax
 from pgjax.commands.presets import table
@@ -100,18 +100,21 @@ def main(options: Options) -> None:
 
 
 def plot(options: Options, found: dict[str, dict[str, Any]]) -> None:
-    figure, panels = pyplot().subplots(
-        1, len(options.envs), figsize=(3.6 * len(options.envs), 3.4), layout="constrained", squeeze=False
-    )
-    for env_id, panel in zip(options.envs, panels[0], strict=True):
+    columns = min(3, len(options.envs))
+    shape = -(-len(options.envs) // columns), columns
+    size = 4.0 * columns, 3.0 * shape[0]
+    figure, panels = pyplot().subplots(*shape, figsize=size, layout="constrained", squeeze=False)
+    for env_id, panel in zip(options.envs, panels.flat, strict=False):
         for i, name in enumerate((*METHODS, "ppo")):
             each = found.get(f"{name} on {env_id}")
             if each:
+                curves = band(each["curves"])
+                known = np.isfinite(curves.interquartile_mean)  # points in which an episode ended
                 style = {"color": "black" if name == "ppo" else f"C{i}", "linewidth": 1}
-                draw_band(panel, each["steps"], band(each["curves"]), name, **style)
+                draw_band(panel, each["steps"][known], Band(*(x[known] for x in curves)), name, **style)
         panel.set(title=env_id, xlabel="env steps", ylabel="return in training")
         panel.legend(frameon=False, fontsize=8)
-    figure.savefig(options.out / "off_policy_learning.png", dpi=110)
+    figure.savefig(options.out / "off_policy_learning.png", dpi=100)
 
 
 if __name__ == "__main__":

@@ -47,8 +47,8 @@ class Case(NamedTuple):
 
 CASES = (
     Case("1 environment"),
-    Case("1 environment, 2 x 256", width=256, steps=3000),
-    Case("1 environment, 8 seeds", seeds=8, steps=3000),
+    Case("1 environment, 2 x 256", width=256, steps=4000),
+    Case("1 environment, 8 seeds", seeds=8, steps=4000),
     Case("64 environments, an update for each 64 steps", envs=64, steps=256_000),
 )
 

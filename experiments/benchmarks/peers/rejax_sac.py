@@ -19,14 +19,15 @@ def main() -> None:
     args = parser.parse_args()
     sac = SAC.create(
         env="Pendulum-v1",
-        agent_kwargs={"activation": "relu", "hidden_layer_sizes": (args.width, args.width)},
+        agent_kwargs={"activation": "relu"},
+        hidden_layer_sizes=(args.width, args.width),
         total_timesteps=args.steps,
         eval_freq=args.steps,
         skip_initial_evaluation=True,
         num_envs=args.envs,
         num_epochs=args.updates,
         buffer_size=args.steps,
-        fill_buffer=args.warmup,
+        fill_buffer=args.batch,  # as few steps without updates as there can be: they are timed with the others
         batch_size=args.batch,
         learning_rate=1e-3,
         gamma=0.99,
