@@ -12,6 +12,7 @@ import pgjax
 from pgjax.algorithms import ALGORITHMS, algorithm_class
 from pgjax.core.algorithm import EVALUATION_STREAM, INIT_STREAM
 from pgjax.core.hyperparameters import Scalar, field_types
+from pgjax.running.compile import forget_programs
 
 GRU = pgjax.GRU(hidden=(8,), memory_size=8)
 EPISODES = {"max_steps_in_episode": 8}  # as long as a rollout of the tiny algorithms
@@ -108,7 +109,8 @@ def name_of(row):
 
 @pytest.fixture(scope="module", params=[*ROWS, *(pytest.param(row, marks=pytest.mark.slow) for row in MORE_ROWS)])
 def row(request):
-    return request.param
+    yield request.param
+    forget_programs(20_000)  # all rows in one process would come to more than it may map
 
 
 @pytest.fixture(scope="module")
