@@ -115,7 +115,7 @@ def ipo(chosen_log_ratio: PerSample, rejected_log_ratio: PerSample, beta: Scalar
 def kto(
     log_ratio: PerSample,
     desirable: Shaped[Array, "*samples"],
-    kl: Float[Array, ""] | float,
+    kl: PerSample | Float[Array, ""] | float,
     beta: Scalar,
     desirable_weight: Scalar = 1.0,
     undesirable_weight: Scalar = 1.0,
