@@ -29,7 +29,6 @@ with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
     import pgjax
     from pgjax import alignment
     from pgjax.algorithms import algorithm_class
-    from pgjax.algorithms.off_policy import OffPolicy
     from pgjax.core.metrics import numbers
     from pgjax.running.compile import forget_programs
     from pgjax.running.loop import train_chunk
@@ -83,7 +82,7 @@ def tiny_algorithm():
     """An algorithm so small that it costs nothing but its compilation: 6 iterations of 4 x 8 steps."""
 
     def make(cls, env, network=None, **fields):
-        if issubclass(cls, OffPolicy):
+        if hasattr(cls, "num_critics"):
             continuous = cls is not pgjax.DiscreteSAC
             network = network or pgjax.MLP(
                 hidden=(8,), shared_torso=True, squash=continuous, state_dependent_std=continuous
