@@ -17,7 +17,7 @@ from typing import Any
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
 
 import torch  # type: ignore[import-not-found,unused-ignore]
-from tokenizers import Tokenizer, models  # type: ignore[import-not-found,unused-ignore]
+from tokenizers import Tokenizer, models, pre_tokenizers  # type: ignore[import-not-found,unused-ignore]
 from transformers import (  # type: ignore[import-not-found,unused-ignore]
     LlamaConfig,
     PreTrainedTokenizerFast,
@@ -74,9 +74,11 @@ def llama(args: argparse.Namespace, **more: Any) -> LlamaConfig:
 
 
 def tokenizer(vocab: int) -> PreTrainedTokenizerFast:
-    """Ids 0 to vocab - 1 are words; padding and the end have an id that no prompt holds and no model emits."""
+    """Ids 0 to vocab - 1 are words between white space; padding and the end have an id that no prompt holds and no
+    model emits."""
     words = {str(index): index for index in range(vocab)}
     made = Tokenizer(models.WordLevel(words, unk_token="0"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<end>", eos_token="<end>")
 
 
@@ -86,6 +88,27 @@ def random_tokens(args: argparse.Namespace, sequences: int, length: int) -> list
 
 def iterations_in_all(args: argparse.Namespace) -> int:
     return args.warmup + args.repetitions * args.iterations
+
+
+def quiet(args: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """Settings of TRL's trainers that are the same for all: float32 on the CPU, a constant learning rate without weight
+    decay, batches as asked for; nothing is logged or saved."""
+    return {
+        "output_dir": folder,
+        "max_steps": iterations_in_all(args),
+        "per_device_train_batch_size": args.batch,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.0,
+        "gradient_checkpointing": False,
+        "bf16": False,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": args.seed,
+    }
 
 
 class Clock(TrainerCallback):  # type: ignore[misc,unused-ignore]

@@ -19,33 +19,19 @@ import tempfile
 from contextlib import redirect_stdout
 
 from datasets import Dataset  # type: ignore[import-not-found,unused-ignore]
-from llama import Clock, iterations_in_all, llama, parse, parser, report, tokenizer, torch
-from tokenizers import pre_tokenizers  # type: ignore[import-not-found,unused-ignore]
+from llama import Clock, iterations_in_all, llama, parse, parser, quiet, report, tokenizer, torch
 from transformers import LlamaForCausalLM  # type: ignore[import-not-found,unused-ignore]
 from trl import DPOConfig, DPOTrainer  # type: ignore[import-not-found,unused-ignore]
 
 
 def config(args: argparse.Namespace, folder: str) -> DPOConfig:
     return DPOConfig(
-        output_dir=folder,
-        max_steps=iterations_in_all(args),
-        per_device_train_batch_size=args.batch,
+        **quiet(args, folder),
         beta=0.1,
         precompute_ref_log_probs=True,
         max_length=None,
         learning_rate=1e-4,
-        lr_scheduler_type="constant",
-        weight_decay=0.0,
         max_grad_norm=1.0,
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=args.seed,
     )
 
 
@@ -58,7 +44,6 @@ def texts(args: argparse.Namespace, length: int, lead: str = "") -> list[str]:
 def main() -> None:
     args = parse(parser(__doc__, warmup=2))
     words = tokenizer(args.vocab - 2)
-    words.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     pairs = {name: texts(args, args.response_length - 1, " ") for name in ("chosen", "rejected")}
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):

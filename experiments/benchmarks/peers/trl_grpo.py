@@ -24,18 +24,15 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from datasets import Dataset  # type: ignore[import-not-found,unused-ignore]
-from llama import Clock, iterations_in_all, llama, parse, parser, random_tokens, report, tokenizer
-from tokenizers import pre_tokenizers  # type: ignore[import-not-found,unused-ignore]
+from llama import Clock, llama, parse, parser, quiet, random_tokens, report, tokenizer
 from transformers import LlamaForCausalLM  # type: ignore[import-not-found,unused-ignore]
 from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found,unused-ignore]
 
 
 def config(args: argparse.Namespace, folder: str) -> GRPOConfig:
     return GRPOConfig(
-        output_dir=folder,
+        **quiet(args, folder),
         model_init_kwargs={"dtype": "float32"},
-        max_steps=iterations_in_all(args),
-        per_device_train_batch_size=args.batch,
         num_generations=8,
         max_completion_length=args.response_length,
         temperature=1.0,
@@ -43,18 +40,7 @@ def config(args: argparse.Namespace, folder: str) -> GRPOConfig:
         beta=0.05,
         loss_type="dapo",
         learning_rate=3e-6,
-        lr_scheduler_type="constant",
-        weight_decay=0.0,
         max_grad_norm=0.5,
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=args.seed,
     )
 
 
@@ -66,7 +52,6 @@ def main() -> None:
     args = parse(parser(__doc__, warmup=1))
     prompts = [" ".join(map(str, row)) for row in random_tokens(args, 40 * args.batch, args.prompt_length)]
     words = tokenizer(args.vocab)
-    words.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         LlamaForCausalLM(llama(args)).save_pretrained(f"{folder}/model")  # the reference is read from there as well

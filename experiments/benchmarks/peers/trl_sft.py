@@ -23,7 +23,7 @@ import tempfile
 from contextlib import redirect_stdout
 
 from datasets import Dataset  # type: ignore[import-not-found,unused-ignore]
-from llama import Clock, iterations_in_all, llama, parse, parser, random_tokens, report, tokenizer
+from llama import Clock, iterations_in_all, llama, parse, parser, quiet, random_tokens, report, tokenizer
 from transformers import LlamaForCausalLM  # type: ignore[import-not-found,unused-ignore]
 from trl import SFTConfig, SFTTrainer  # type: ignore[import-not-found,unused-ignore]
 
@@ -32,24 +32,11 @@ IGNORED = -100  # the label of a token without a loss
 
 def config(args: argparse.Namespace, folder: str) -> SFTConfig:
     return SFTConfig(
-        output_dir=folder,
-        max_steps=iterations_in_all(args),
-        per_device_train_batch_size=args.batch,
+        **quiet(args, folder),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         learning_rate=1e-4,
-        lr_scheduler_type="constant",
-        weight_decay=0.0,
         max_grad_norm=1.0,
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=args.seed,
     )
 
 
