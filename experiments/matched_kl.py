@@ -40,6 +40,7 @@ from pgjax.alignment import (
     generate,
     grammar,
 )
+from pgjax.alignment.generation import Generation
 from pgjax.alignment.models import Prompt, log_prob_of
 from pgjax.reporting.statistics import interquartile_mean
 from pgjax.running.config import to_config
@@ -70,18 +71,24 @@ class Found(NamedTuple):
     length: jax.Array
 
 
+def written(network: Transformer, params: Any, prompt: Prompt, key: jax.Array) -> tuple[Generation, jax.Array]:
+    """A completion of each prompt, and its figures but the KL, `[4, B]`."""
+    found = generate(
+        network, params, prompt.tokens, key, MAX_TOKENS, mask=prompt.mask, eos=TOKENIZER.eos, pad=TOKENIZER.pad
+    )
+    text = found.tokens, found.mask, prompt.tokens
+    ended = jnp.any((found.tokens == TOKENIZER.eos) & found.mask, axis=1)
+    each = grammar.sentiment(*text), grammar.is_grammatical(*text), ended, jnp.sum(found.mask, axis=1)
+    return found, jnp.stack([x.astype(jnp.float32) for x in each])
+
+
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def found_of(network: Transformer, params: Any, start: Any, key: jax.Array, num: int = 1024) -> Found:
     """What a model writes; the KL is the mean log-ratio of what is sampled."""
     prompt = Prompt(*prompts(num))
-    tokens, log_prob, mask = generate(
-        network, params, prompt.tokens, key, MAX_TOKENS, mask=prompt.mask, eos=TOKENIZER.eos, pad=TOKENIZER.pad
-    )
-    kl = jnp.sum(log_prob, axis=1) - log_prob_of(network, start, prompt, tokens, mask)
-    written = tokens, mask, prompt.tokens
-    ended = jnp.any((tokens == TOKENIZER.eos) & mask, axis=1)
-    each = kl, grammar.sentiment(*written), grammar.is_grammatical(*written), ended, jnp.sum(mask, axis=1)
-    return Found(*(jnp.mean(x.astype(jnp.float32)) for x in each))
+    found, figures = written(network, params, prompt, key)
+    kl = jnp.sum(found.log_prob, axis=1) - log_prob_of(network, start, prompt, found.tokens, found.mask)
+    return Found(jnp.mean(kl), *jnp.mean(figures, axis=1))
 
 
 def answers_of(start: LanguageModel, num: int) -> list[tuple[str, list[int], list[int]]]:
@@ -160,23 +167,7 @@ def best_of(start: LanguageModel, options: Options) -> Found:
 
     @functools.partial(jax.jit, static_argnums=1)
     def best(key: jax.Array, n: int) -> Found:
-        def answer(key: jax.Array) -> Any:
-            tokens, _, mask = generate(
-                start.network,
-                start.params,
-                prompt.tokens,
-                key,
-                MAX_TOKENS,
-                mask=prompt.mask,
-                eos=TOKENIZER.eos,
-                pad=TOKENIZER.pad,
-            )
-            written = tokens, mask, prompt.tokens
-            ended = jnp.any((tokens == TOKENIZER.eos) & mask, axis=1)
-            each = grammar.sentiment(*written), grammar.is_grammatical(*written), ended, jnp.sum(mask, axis=1)
-            return jnp.stack([x.astype(jnp.float32) for x in each])
-
-        found = jax.lax.map(answer, jax.random.split(key, n))
+        found = jax.lax.map(lambda key: written(start.network, start.params, prompt, key)[1], jax.random.split(key, n))
         place = jnp.argmax(found[:, 0], axis=0)
         chosen = jnp.take_along_axis(found, place[None, None], axis=0)[0]
         return Found(jnp.log(n) - (n - 1) / n, *jnp.mean(chosen, axis=1))
