@@ -1,64 +1,100 @@
-"""What do checkpoints cost? The same run with a checkpoint about every ten seconds and without, alternated.
+"""What do checkpoints cost? The same run with frequent checkpoints and without, alternated.
 
     python experiments/checkpoint_overhead.py
 
 Each checkpoint copies the whole state, evaluates it over complete episodes, and is written while training goes on.
+PPO's state is small; SAC's holds a buffer of four million transitions, unless it is left out.
+
 Writes checkpoint_overhead.json and checkpoint_overhead.md.
 """
 
 import dataclasses
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from common import markdown, preset_ppo, write_report
+from common import markdown, preset_algorithm, preset_ppo, write_report
 
 import pgjax
+from pgjax.learning.replay import replay_bytes
+from pgjax.running.config import to_config
 from pgjax.running.directory import read_rows
+
+BUFFER = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     repeats: Annotated[int, tyro.conf.arg(help="runs of each kind, alternated")] = 5
-    seconds: Annotated[float, tyro.conf.arg(help="length of one run")] = 30.0
-    every: Annotated[float, tyro.conf.arg(help="seconds between checkpoints")] = 10.0
+    seconds: Annotated[float, tyro.conf.arg(help="length of one run")] = 20.0
+    every: Annotated[float, tyro.conf.arg(help="seconds between checkpoints")] = 5.0
+    buffer: Annotated[int, tyro.conf.arg(help="transitions that SAC's buffer holds")] = BUFFER
     out: Annotated[Path, tyro.conf.arg(help="directory of the results")] = Path("experiments/results")
 
 
-def timed(ppo: pgjax.PPO, directory: Path, checkpoint_every: int) -> tuple[float, int]:
+def timed(algorithm: Any, directory: Path, checkpoint_every: int) -> tuple[float, int]:
     """Seconds of training, and how many checkpoints were made in them."""
-    result = pgjax.run(ppo, 0, directory, checkpoint_every=checkpoint_every, progress=False)
+    result = pgjax.run(algorithm, 0, directory, checkpoint_every=checkpoint_every, progress=False)
     return result.seconds_run, len(read_rows(directory / "evaluations.jsonl"))
 
 
+def measured(algorithm: Any, options: Options, base: Path) -> dict[str, Any]:
+    """The times of runs of both kinds, which last about as long as asked for."""
+    for i in range(2):  # the first run also warms caches up
+        seconds, _ = timed(algorithm, base / f"warm-up-{i}", algorithm.num_iterations)
+    rate = algorithm.num_iterations / seconds
+    iterations, every = round(rate * options.seconds), round(rate * options.every)
+    algorithm = dataclasses.replace(algorithm, total_steps=iterations * algorithm.steps_per_iteration)
+    times: dict[str, list[float]] = {"with": [], "without": []}
+    for i in range(options.repeats):
+        for kind, interval in (("with", every), ("without", iterations)):
+            seconds, checkpoints = timed(algorithm, base / f"{kind}-{i}", interval)
+            times[kind].append(seconds)
+            print(f"{kind}: {seconds:.2f} s, {checkpoints} checkpoints", flush=True)
+    newest = max((base / "with-0" / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    size = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
+    overhead = float(np.median(np.array(times["with"]) / np.array(times["without"]))) - 1.0
+    found = {"seconds": times, "overhead": overhead, "checkpoint_bytes": size, "checkpoint_every": every}
+    return found | {"config": to_config(algorithm)}
+
+
 def main(options: Options) -> None:
-    ppo = preset_ppo("CartPole-v1")
-    with tempfile.TemporaryDirectory() as directory:
-        base = Path(directory)
-        for i in range(2):  # the first run also warms caches up
-            seconds, _ = timed(ppo, base / f"warm-up-{i}", ppo.num_iterations)
-        rate = ppo.num_iterations / seconds
-        iterations = round(rate * options.seconds)
-        every = round(rate * options.every)
-        ppo = dataclasses.replace(ppo, total_steps=iterations * ppo.steps_per_iteration)
-        times: dict[str, list[float]] = {"with": [], "without": []}
-        for i in range(options.repeats):
-            for kind, interval in (("with", every), ("without", iterations)):
-                seconds, checkpoints = timed(ppo, base / f"{kind}-{i}", interval)
-                times[kind].append(seconds)
-                print(f"{kind}: {seconds:.2f} s, {checkpoints} checkpoints", flush=True)
-    medians = {kind: float(np.median(values)) for kind, values in times.items()}
-    overhead = medians["with"] / medians["without"] - 1.0
-    rows = [
-        [f"{kind} checkpoints", f"{medians[kind]:.2f}", ", ".join(f"{s:.2f}" for s in values)]
-        for kind, values in times.items()
-    ]
-    table = markdown(["", "median seconds", "all"], rows) + (
-        f"\nOverhead of checkpoints every {every} iterations (about {options.every:g} s): {100 * overhead:.2f} %.\n"
+    sac = preset_algorithm(
+        "sac",
+        "Pendulum-v1",
+        num_envs=64,
+        num_rounds=250,
+        buffer_size=options.buffer,
+        total_steps=100 * 64 * 250,
     )
-    write_report(options.out, table, ppo, {"checkpoint_every": every, "seconds": times, "overhead": overhead})
+    replay = f"{options.buffer:,} transitions, {replay_bytes(sac.env, options.buffer) / 1e6:,.0f} MB"
+    algorithms = {
+        "PPO on CartPole-v1": preset_ppo("CartPole-v1"),
+        f"SAC on Pendulum-v1, {replay}": sac,
+        "the same, `keep_replay=False`": dataclasses.replace(sac, keep_replay=False),
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for name, algorithm in algorithms.items():
+        print(name, flush=True)
+        with tempfile.TemporaryDirectory() as directory:
+            found[name] = measured(algorithm, options, Path(directory))
+    rows = [
+        [
+            name,
+            *(f"{np.median(each['seconds'][kind]):.2f}" for kind in ("with", "without")),
+            f"{100 * each['overhead']:.1f}",
+            f"{each['checkpoint_bytes'] / 1e6:,.1f}",
+        ]
+        for name, each in found.items()
+    ]
+    header = ["", "with checkpoints, s", "without, s", "overhead in turns, %", "MB on disk"]
+    text = (
+        f"Medians of {options.repeats} turns; a checkpoint about every {options.every:g} s, each evaluated over 128 "
+        f"episodes.\n\n{markdown(header, rows)}"
+    )
+    write_report(options.out, text, None, {"found": found})
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Beside TRL and transformers: tokens trained and sampled per second, same model, batch and machine, in turns.
+"""Beside TRL, tunix and transformers: tokens trained and sampled per second, same model, batch and machine, in turns.
 
-    python experiments/benchmarks/alignment.py --trl ENV/bin/python --ppo ENV/bin/python --transformers ENV/bin/python
+    python experiments/benchmarks/alignment.py --trl ENV/bin/python --ppo ENV/bin/python --tunix ENV/bin/python \
+        --transformers ENV/bin/python
 
 The arguments are Pythons of environments of their own, in which the peers of `peers/trl_sft.py`, `trl_dpo.py`,
-`trl_grpo.py`, `trl_ppo.py` and `transformers_generate.py` run (their docstrings say what to install, and every setting
-that is mirrored here). `--what` measures some of them again and keeps the figures of the others. Ours and the peer take
-turns, each time a peer's process with its warm-up and one timed repetition; compilation is apart. Weights
-are random, all sequences have full length, float32.
+`trl_grpo.py`, `trl_ppo.py`, `tunix_dpo.py` and `transformers_generate.py` run (their docstrings say what to install,
+and every setting that is mirrored here). `--what` measures some of them again, which need their environments only, and
+keeps the figures of the others. Ours and the peer take turns, each time a peer's process with its warm-up and one timed
+repetition; compilation is apart. Weights are random, all sequences have full length, float32.
 
 Also the share that SFT has of the rate at which large matrix products run on all cores at the same time, counting 6
 operations per weight and token (Kaplan et al., 2020, section 2.1) and 12 layers L width for attention.
@@ -63,14 +64,15 @@ SHAPES = [
     Shape("5 M parameters", 256, 4, 1024, 32, 32, 64),
 ]
 EPOCHS, MINIBATCHES = 4, 4
-What: TypeAlias = Literal["SFT", "DPO", "GRPO", "PPO", "sampling"]
+What: TypeAlias = Literal["SFT", "DPO", "DPO-tunix", "GRPO", "PPO", "sampling"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    trl: Annotated[Path, tyro.conf.arg(help="Python of an environment with TRL")]
-    ppo: Annotated[Path, tyro.conf.arg(help="Python of an environment with the last TRL that has PPO")]
-    transformers: Annotated[Path, tyro.conf.arg(help="Python of an environment with transformers")]
+    trl: Annotated[Path | None, tyro.conf.arg(help="Python of an environment with TRL")] = None
+    ppo: Annotated[Path | None, tyro.conf.arg(help="Python of an environment with the last TRL that has PPO")] = None
+    tunix: Annotated[Path | None, tyro.conf.arg(help="Python of an environment with tunix")] = None
+    transformers: Annotated[Path | None, tyro.conf.arg(help="Python of an environment with transformers")] = None
     what: Annotated[tuple[What, ...], tyro.conf.arg(help="what is measured")] = get_args(What)
     turns: Annotated[int, tyro.conf.arg(help="timed repetitions of each")] = 5
     iterations: Annotated[int, tyro.conf.arg(help="iterations of each repetition")] = 5
@@ -255,6 +257,7 @@ def measured(options: Options, name: str, shape: Shape) -> dict[str, Any]:
     make, python, script, per_iteration, more = {
         "SFT": (sft, options.trl, "trl_sft.py", shape.batch * (shape.prompt + shape.response), ()),
         "DPO": (dpo, options.trl, "trl_dpo.py", 2 * shape.batch * (shape.prompt + shape.response), ()),
+        "DPO-tunix": (dpo, options.tunix, "tunix_dpo.py", 2 * shape.batch * (shape.prompt + shape.response), ()),
         "GRPO": (grpo, options.trl, "trl_grpo.py", shape.batch * shape.response, ()),
         "PPO": (
             ppo,
@@ -265,6 +268,8 @@ def measured(options: Options, name: str, shape: Shape) -> dict[str, Any]:
         ),
         "sampling": (sampling, options.transformers, "transformers_generate.py", shape.batch * shape.response, ()),
     }[name]
+    if python is None:
+        raise SystemExit(f"{name} needs the environment of {script}")
     ours = make(shape, options.iterations)
     rates: list[list[float]] = [[], []]
     versions: dict[str, Any] = {}
@@ -316,7 +321,7 @@ def main(options: Options) -> None:
         turns = f"{np.median(ratio):.1f} ({ratio.min():.1f} to {ratio.max():.1f})"
         share = f"{100 * ours * operations(Shape(**each['shape'])) / peak:.0f} %" if each["what"] == "SFT" else ""
         figures = [f"{ours:,.0f}", f"{peer:,.0f}", turns, share, f"{each['seconds_compile']:.1f}"]
-        lines.append([each["what"], each["shape"]["name"], versions, *figures])
+        lines.append([each["what"].removesuffix("-tunix"), each["shape"]["name"], versions, *figures])
     header = [
         "",
         "model",
