@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from common import markdown, preset_algorithm, preset_ppo, write_report
+from common import markdown, write_report
 
 import pgjax
 from pgjax.learning.replay import replay_bytes
@@ -61,7 +61,7 @@ def measured(algorithm: Any, options: Options, base: Path) -> dict[str, Any]:
 
 
 def main(options: Options) -> None:
-    sac = preset_algorithm(
+    sac = pgjax.tuned(
         "sac",
         "Pendulum-v1",
         num_envs=64,
@@ -71,7 +71,7 @@ def main(options: Options) -> None:
     )
     replay = f"{options.buffer:,} transitions, {replay_bytes(sac.env, options.buffer) / 1e6:,.0f} MB"
     algorithms = {
-        "PPO on CartPole-v1": preset_ppo("CartPole-v1"),
+        "PPO on CartPole-v1": pgjax.tuned("ppo", "CartPole-v1"),
         f"SAC on Pendulum-v1, {replay}": sac,
         "the same, `keep_replay=False`": dataclasses.replace(sac, keep_replay=False),
     }

@@ -13,23 +13,8 @@ import jax
 import numpy as np
 from scipy import stats
 
-import pgjax
-from pgjax.algorithms import algorithm_class
-from pgjax.commands.presets import preset
-from pgjax.core.parts import kinds_of
 from pgjax.reporting.statistics import Estimate
 from pgjax.running.config import to_config, versions
-
-
-def preset_algorithm(name: str, env_id: str, **changes: Any) -> Any:
-    """An algorithm as the command line would make it, with some fields changed."""
-    cls, fields = algorithm_class(name), preset(name, env_id)
-    parts = {part: kind.make(**fields[part]) for part, kind in kinds_of(cls).items() if part in fields}
-    return cls(**({"env": pgjax.make(env_id)} | fields | parts | changes))
-
-
-def preset_ppo(env_id: str, **changes: Any) -> pgjax.PPO:
-    return preset_algorithm("ppo", env_id, **changes)
 
 
 def with_rows(algorithm: Any, rows: Any) -> Any:

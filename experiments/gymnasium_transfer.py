@@ -12,7 +12,6 @@ import gymnasium
 import jax
 import numpy as np
 import tyro
-from common import preset_ppo
 
 import pgjax
 
@@ -52,7 +51,7 @@ def play(act: Any, episodes: int) -> np.ndarray:
 
 
 def main(options: Options) -> None:
-    ppo = preset_ppo("CartPole-v1")
+    ppo = pgjax.tuned("ppo", "CartPole-v1")
     result = pgjax.sweep(ppo, options.seeds, episodes=options.episodes, progress=False)
     state = result.member(int(np.argmax(result.scores["return_mean"]))).state
     here = pgjax.evaluate(ppo, state, jax.random.key(options.seeds), options.episodes)

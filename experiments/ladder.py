@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from common import band, draw_band, markdown, preset_algorithm, pyplot, text_of, write_report
+from common import band, draw_band, markdown, pyplot, text_of, write_report
 
 import pgjax
 from pgjax.algorithms import algorithm_class
@@ -48,7 +48,7 @@ class Options:
 
 def budgeted(name: str, env_id: str, total_steps: int, changes: dict[str, Any]) -> Any:
     """A rung with as many whole iterations as `total_steps` holds."""
-    algorithm = preset_algorithm(name, env_id, **changes)
+    algorithm = pgjax.tuned(name, env_id, **changes)
     iteration = algorithm.steps_per_iteration
     return dataclasses.replace(algorithm, total_steps=total_steps // iteration * iteration)
 

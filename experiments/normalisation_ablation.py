@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tyro
-from common import markdown, preset_ppo, pyplot, text_of, write_report
+from common import markdown, pyplot, text_of, write_report
 
 import pgjax
 from pgjax.reporting.statistics import Estimate, interquartile_mean, probability_of_improvement
@@ -171,7 +171,7 @@ def figures(found: Ablation) -> dict[str, Any]:
 
 def main(options: Options) -> None:
     found = [
-        ablation(preset_ppo(env_id, total_steps=steps), options.seeds, options.episodes)
+        ablation(pgjax.tuned("ppo", env_id, total_steps=steps), options.seeds, options.episodes)
         for env_id, steps in zip(options.envs, options.total_steps, strict=True)
     ]
     compared = len(MEASURES) * sum(len(each.changes) - 1 for each in found)

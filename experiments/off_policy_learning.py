@@ -2,27 +2,32 @@
 
     python experiments/off_policy_learning.py                       # every row
     python experiments/off_policy_learning.py --envs Pendulum-v1    # those of some environments
+    python experiments/off_policy_learning.py --rejax ENV/bin/python --sb3 ENV/bin/python
 
 PPO has its preset, cut to the steps of the longest of the others where that is shorter. The presets were tuned on seeds
-from 1000 on; the seeds reported here are 0, 1, 2, ...
+from 1000 on; the seeds reported here are 0, 1, 2, ... The last two arguments are Pythons of environments of their own,
+in which rejax and Stable-Baselines3 train SAC and TD3 on Pendulum with the same networks, steps, batches, learning rate
+and noise, beside ours (the docstrings of `benchmarks/peers/rejax_returns.py` and `sb3_returns.py` say what to install).
 
 Writes off_policy_learning.json (configs, every seed's figures and curves), off_policy_learning.md and
 off_policy_learning.png.
 """
 
 import dataclasses
+import json
+import subprocess
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from common import Band, band, draw_band, markdown, preset_algorithm, pyplot, text_of, write_report
+from common import Band, band, draw_band, markdown, pyplot, text_of, write_report
 
 import pgjax
-from pgjax.commands.presets import table
 from pgjax.reporting.statistics import interquartile_mean
 from pgjax.running.config import to_config
+from pgjax.running.presets import table
 
 GOALS = {
     ("ddpg", "Pendulum-v1"): -180.0,
@@ -32,6 +37,7 @@ GOALS = {
     ("td3", "MountainCarContinuous-v0"): 90.0,
 }
 METHODS = ("ddpg", "td3", "sac", "discrete-sac")
+PEERS_ENV = "Pendulum-v1"
 ENVS = tuple(dict.fromkeys(env_id for name in METHODS for env_id in table()[name]))
 
 
@@ -39,7 +45,9 @@ ENVS = tuple(dict.fromkeys(env_id for name in METHODS for env_id in table()[name
 class Options:
     envs: Annotated[tuple[str, ...], tyro.conf.arg(help="environments to train on")] = ENVS
     seeds: Annotated[int, tyro.conf.arg(help="seeds of each")] = 10
-    episodes: Annotated[int, tyro.conf.arg(help="evaluation episodes per seed")] = 128
+    episodes: Annotated[int, tyro.conf.arg(help="evaluation episodes per seed")] = 2048
+    rejax: Annotated[Path | None, tyro.conf.arg(help="Python of an environment with rejax")] = None
+    sb3: Annotated[Path | None, tyro.conf.arg(help="Python of an environment with Stable-Baselines3")] = None
     out: Annotated[Path, tyro.conf.arg(help="directory of the results")] = Path("experiments/results")
 
 
@@ -52,45 +60,67 @@ def trained(algorithm: Any, options: Options) -> dict[str, Any]:
         "returns": np.asarray(result.scores["return_mean"]),
         "curves": result.curves["return_mean"],
         "steps": result.steps[0],
-        "seconds_compile": round(result.seconds_compile, 1),
-        "seconds_run": round(result.seconds_run, 1),
         "config": to_config(algorithm),
     }
+
+
+def start_peers(options: Options) -> dict[str, tuple[dict[str, Any], subprocess.Popen[str]]]:
+    """Processes that train with the settings of our presets for Pendulum, and these settings."""
+    scripts = {"rejax": (options.rejax, "rejax_returns.py"), "Stable-Baselines3": (options.sb3, "sb3_returns.py")}
+    started = {}
+    for name in ("sac", "td3"):
+        algorithm = pgjax.tuned(name, PEERS_ENV)
+        settings = {
+            "algorithm": name,
+            "env": PEERS_ENV,
+            "hidden": algorithm.critic.hidden,
+            "steps": algorithm.total_steps,
+            "warmup": algorithm.warmup,
+            "batch_size": algorithm.batch_size,
+            "learning_rate": float(algorithm.learning_rate),
+            "noise_std": float(getattr(algorithm, "noise_std", 0.0)),
+            "seeds": options.seeds,
+            "episodes": options.episodes,
+        }
+        for peer, (python, script) in scripts.items():
+            if python and PEERS_ENV in options.envs:
+                path = Path(__file__).parent / "benchmarks" / "peers" / script
+                command = [str(python), str(path), "--settings", json.dumps(settings)]
+                process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+                started[f"{name} of {peer}"] = settings, process
+    return started
+
+
+def of_peer(settings: dict[str, Any], process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What such a process has found."""
+    output, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"{process.args} ended with {process.returncode}")
+    found = json.loads(output.splitlines()[-1])
+    return {"returns": np.array(found["returns"]), "versions": found["versions"], "settings": settings}
+
+
+def row(env_id: str, name: str, steps: int, returns: np.ndarray, goal: float | None) -> list[str]:
+    figures = [f"{steps:,}", text_of(interquartile_mean(returns), 1), f"{returns.min():.1f}"]
+    return [env_id, name, *figures, "" if goal is None else f"{goal:g}"]
 
 
 def main(options: Options) -> None:
     found: dict[str, dict[str, Any]] = {}
     rows = []
+    peers = start_peers(options)
     for env_id in options.envs:
-        of_env = {name: preset_algorithm(name, env_id) for name in METHODS if env_id in table()[name]}
+        of_env = {name: pgjax.tuned(name, env_id) for name in METHODS if env_id in table()[name]}
         longest = max(algorithm.total_steps for algorithm in of_env.values())
-        ppo = preset_algorithm("ppo", env_id)
+        ppo = pgjax.tuned("ppo", env_id)
         for name, algorithm in (of_env | {"ppo": dataclasses.replace(ppo, total_steps=longest)}).items():
             each = found[f"{name} on {env_id}"] = trained(algorithm, options)
-            goal = GOALS.get((name, env_id))
-            rows.append(
-                [
-                    env_id,
-                    name,
-                    f"{each['steps'][-1]:,}",
-                    text_of(interquartile_mean(each["returns"]), 1),
-                    f"{each['returns'].min():.1f}",
-                    "" if goal is None else f"{goal:g}",
-                    f"{each['seconds_compile']:.0f}",
-                    f"{options.seeds * each['steps'][-1] / each['seconds_run']:,.0f}",
-                ]
-            )
+            rows.append(row(env_id, name, each["steps"][-1], each["returns"], GOALS.get((name, env_id))))
             print(rows[-1], flush=True)
-    header = [
-        "environment",
-        "algorithm",
-        "env steps",
-        "return",
-        "lowest seed",
-        "goal",
-        "compile, s",
-        "steps/s, all seeds",
-    ]
+    for name, (settings, process) in peers.items():
+        each = found[f"{name} on {PEERS_ENV}"] = of_peer(settings, process)
+        rows.append(row(PEERS_ENV, name, settings["steps"], each["returns"], None))
+    header = ["environment", "algorithm", "env steps", "return", "lowest seed", "goal"]
     text = (
         f"{options.seeds} seeds each, {options.episodes} greedy episodes per seed after the last step; interquartile "
         f"means with 95 % intervals.\n\n{markdown(header, rows, 2)}"

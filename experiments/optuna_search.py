@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 import optuna
 import tyro
-from common import markdown, preset_ppo, pyplot, write_report
+from common import markdown, pyplot, write_report
 
 import pgjax
 from pgjax.running.config import to_config
@@ -72,7 +72,7 @@ def plot(trials: list[Any], batch_size: int, path: Path) -> None:
 
 def main(options: Options) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    ppo = preset_ppo("CartPole-v1", total_steps=options.total_steps)
+    ppo = pgjax.tuned("ppo", "CartPole-v1", total_steps=options.total_steps)
     study = open_study(options.study, to_config(ppo) | {"seeds": options.seeds})
     before, start = len(study.trials), time.perf_counter()
     pgjax.optuna_search(ppo, study, options.num_trials, options.batch_size, options.seeds, **AXES)

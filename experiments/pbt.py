@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
-from common import band, markdown, preset_ppo, pyplot, text_of, write_report
+from common import band, markdown, pyplot, text_of, write_report
 from matplotlib.ticker import EngFormatter
 
 import pgjax
@@ -195,7 +195,8 @@ def draw_progress(panel: Any, found: dict[str, list[Found]], env: str) -> None:
 
 
 def main(options: Options) -> None:
-    ppo = preset_ppo(
+    ppo = pgjax.tuned(
+        "ppo",
         options.env,
         total_steps=options.total_steps,
         num_envs=options.num_envs,

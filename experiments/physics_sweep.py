@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from common import markdown, preset_ppo, pyplot, settings_report, text_of, write_report
+from common import markdown, pyplot, settings_report, text_of, write_report
 from scipy import stats
 
 import pgjax
@@ -111,7 +111,7 @@ def _ink(value: float) -> str:
 
 
 def main(options: Options) -> None:
-    ppo = preset_ppo("CartPole-v1", total_steps=options.total_steps)
+    ppo = pgjax.tuned("ppo", "CartPole-v1", total_steps=options.total_steps)
     axes = {"length": list(map(float, options.lengths)), "masspole": list(map(float, options.masses))}
     result = pgjax.sweep(ppo, options.seeds, episodes=options.episodes, **axes)
     start = time.perf_counter()

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from common import markdown, preset_ppo, pyplot, text_of, write_report
+from common import markdown, pyplot, text_of, write_report
 
 import pgjax
 from pgjax.reporting.statistics import Estimate, interquartile_mean
@@ -44,7 +44,7 @@ class Options:
 
 def from_preset(env_id: str, **changes: Any) -> pgjax.PPO:
     """PPO as the command line would make it, with some fields changed, on the environment of the table."""
-    return preset_ppo(env_id, env=pgjax.make(env_id, **ENV_PARAMS.get(env_id, {})), **changes)
+    return pgjax.tuned("ppo", env_id, env=pgjax.make(env_id, **ENV_PARAMS.get(env_id, {})), **changes)
 
 
 def train_seeds(ppo: pgjax.PPO, seeds: int, episodes: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from common import band, draw_band, markdown, preset_ppo, pyplot, settings_report, text_of, write_report
+from common import band, draw_band, markdown, pyplot, settings_report, text_of, write_report
 
 import pgjax
 
@@ -46,7 +46,7 @@ def plot(result: Any, options: Options) -> None:
 
 def main(options: Options) -> None:
     changes = {} if options.total_steps is None else {"total_steps": options.total_steps}
-    ppo = preset_ppo(options.env, **changes)
+    ppo = pgjax.tuned("ppo", options.env, **changes)
     result = pgjax.sweep(ppo, options.seeds, episodes=options.episodes)
     returns = result.scores["return_mean"]
     middle = result.interquartile_mean()

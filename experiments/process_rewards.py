@@ -4,11 +4,11 @@
 
 The base model learns sums of four numbers in steps, "3 + 9 + 4 + 1 =" and "2 ; 6 ; 7", and is then fine-tuned on some
 of which half have a wrong step, a quarter a step too few and a quarter one too many, so that it is right part of the
-time. Two models learn from the same judged answers: a process reward model from every step, an outcome reward model
-from the last one alone. GRPO then improves the base model by either, by the exact checkers of outcomes and of steps,
-and by the sum of the probabilities of steps, under which a longer chain can earn more. What counts is the exact
-checker, on prompts that no stage has seen, and how many completions it takes to be right nine times of ten in
-training. The exact outcome also under each aggregation of tokens: whether wrong answers grow.
+time. Two models that know right sums learn from the same judged answers: a process reward model from every step, an
+outcome reward model from the last one alone. GRPO then improves the base model by either, by the exact checkers of
+outcomes and of steps, and by the sum of the probabilities of steps, under which a longer chain can earn more. What
+counts is the exact checker, on prompts that no stage has seen, and how many completions it takes to be right nine times
+of ten in training. The exact outcome also under each aggregation of tokens: whether wrong answers grow.
 
 Writes process_rewards.json (configs, every seed's figures and curves), process_rewards.md and process_rewards.png.
 """
@@ -85,8 +85,8 @@ def of_four(make: Callable[..., list[dict[str, Any]]], num: int, seed: int) -> l
     return records[:num]
 
 
-def base_model(options: Options) -> tuple[LanguageModel, dict[str, SFT]]:
-    """What clean sums and then partly wrong ones have taught, with what trained it."""
+def base_models(options: Options) -> tuple[LanguageModel, LanguageModel, dict[str, SFT]]:
+    """What clean sums have taught, and then partly wrong ones, with what trained them."""
     new = new_model(TOKENIZER, 128, 2, 32)
     clean = COMPLETIONS.of(of_four(sums.completions, options.examples, 0))
     learning = SFT(new, clean, options.epochs * options.examples, batch_size=128, learning_rate=1e-3, weight_decay=0.1)
@@ -94,8 +94,9 @@ def base_model(options: Options) -> tuple[LanguageModel, dict[str, SFT]]:
         {"prompt": record["prompt"], "completion": " ; ".join(record["completions"])}
         for record in of_four(sums.steps, options.wrong_examples, 3)
     ]
-    tuning = SFT(trained(learning)[0], COMPLETIONS.of(records), len(records), batch_size=128, learning_rate=3e-4)
-    return trained(tuning)[0], {"clean sums": learning, "partly wrong sums": tuning}
+    knowing = trained(learning)[0]
+    tuning = SFT(knowing, COMPLETIONS.of(records), len(records), batch_size=128, learning_rate=3e-4)
+    return knowing, trained(tuning)[0], {"clean sums": learning, "partly wrong sums": tuning}
 
 
 def judge_of(start: LanguageModel, options: Options, outcome_only: bool) -> tuple[ProcessReward, Any, float]:
@@ -107,7 +108,7 @@ def judge_of(start: LanguageModel, options: Options, outcome_only: bool) -> tupl
         options.judged_epochs * options.judged,
         outcome_only=outcome_only,
         batch_size=128,
-        learning_rate=1e-3,
+        learning_rate=2e-4,
         weight_decay=0.1,
     )
     state = pgjax.run(algorithm, 0, progress=False).state
@@ -137,9 +138,9 @@ def completions_to(curve: np.ndarray, batch: int, window: int = 8) -> np.ndarray
 
 
 def main(options: Options) -> None:
-    start, taught = base_model(options)
-    process, process_config, process_accuracy = judge_of(start, options, outcome_only=False)
-    outcome, outcome_config, outcome_accuracy = judge_of(start, options, outcome_only=True)
+    knowing, start, taught = base_models(options)
+    process, process_config, process_accuracy = judge_of(knowing, options, outcome_only=False)
+    outcome, outcome_config, outcome_accuracy = judge_of(knowing, options, outcome_only=True)
     print(f"steps judged rightly: {process_accuracy:.3f}, outcomes: {outcome_accuracy:.3f}", flush=True)
     grpo = Watched(
         start,

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from common import markdown, preset_ppo, settings_report, text_of, write_report
+from common import markdown, settings_report, text_of, write_report
 
 import pgjax
 from pgjax.reporting.plotting import label
@@ -58,7 +58,7 @@ def compared(result: Any, best: Any, default: dict[str, float], improvement: Est
 
 def main(options: Options) -> None:
     rates, clips = np.geomspace(1e-4, 1e-2, options.rates).tolist(), list(options.clips)
-    ppo = preset_ppo(options.env, total_steps=options.total_steps)
+    ppo = pgjax.tuned("ppo", options.env, total_steps=options.total_steps)
     result = pgjax.sweep(ppo, options.seeds, episodes=options.episodes, learning_rate=rates, clip_eps=clips)
     best = result.best()
     default = nearest_setting(result.settings, {"learning_rate": ppo.learning_rate, "clip_eps": ppo.clip_eps})

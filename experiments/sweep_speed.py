@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import tyro
-from common import markdown, preset_ppo, pyplot, write_report
+from common import markdown, pyplot, write_report
 
 import pgjax
 from pgjax.core.cores import count_cores
@@ -61,7 +61,7 @@ def learning_rates(count: int) -> list[float]:
 
 
 def sweep_child(rates: int, seeds: int, total_steps: int) -> dict[str, Any]:
-    ppo = preset_ppo("CartPole-v1", total_steps=total_steps)
+    ppo = pgjax.tuned("ppo", "CartPole-v1", total_steps=total_steps)
     result = pgjax.sweep(ppo, seeds, progress=False, learning_rate=learning_rates(rates))
     return {
         "returns": result.scores["return_mean"].tolist(),
@@ -80,7 +80,7 @@ def trained(ppo: pgjax.PPO, key: jax.Array) -> tuple[jax.Array, Any]:
 
 def solo_child(runs: list[tuple[float, int]], total_steps: int) -> dict[str, Any]:
     """All runs one after another, of one program."""
-    ppo = preset_ppo("CartPole-v1", total_steps=total_steps)
+    ppo = pgjax.tuned("ppo", "CartPole-v1", total_steps=total_steps)
     returns = []
     for rate, seed in runs:
         run = trained(dataclasses.replace(ppo, learning_rate=rate), jax.random.key(seed))
@@ -90,7 +90,7 @@ def solo_child(runs: list[tuple[float, int]], total_steps: int) -> dict[str, Any
 
 def growth_child(sizes: list[int], total_steps: int) -> dict[str, Any]:
     """For each population the seconds of a second sweep of the same shapes, which compiles nothing."""
-    ppo = preset_ppo("CartPole-v1", total_steps=total_steps)
+    ppo = pgjax.tuned("ppo", "CartPole-v1", total_steps=total_steps)
     seconds = []
     for size in sizes:
         for seed in (0, size):
@@ -222,8 +222,8 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as cache:
         ways = compare(options, cache)
         growth = child("growth_child", options.sizes, options.growth_steps, cache=cache, devices=options.devices)
-    ppo = preset_ppo("CartPole-v1", total_steps=options.total_steps)
-    short = preset_ppo("CartPole-v1", total_steps=options.growth_steps)
+    ppo = pgjax.tuned("ppo", "CartPole-v1", total_steps=options.total_steps)
+    short = pgjax.tuned("ppo", "CartPole-v1", total_steps=options.growth_steps)
     growth["steps"] = short.num_iterations * short.steps_per_iteration
     steps = ppo.num_iterations * ppo.steps_per_iteration
     report = {

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import preset_ppo
 from jax.flatten_util import ravel_pytree
 
 import pgjax
@@ -108,7 +107,7 @@ def values(mdp: TabularMDP, logits: jax.Array) -> jax.Array:
 def cartpole(num_envs: int, limit: int, iterations: int, fit_iterations: int) -> Setting:
     """PPO after so many iterations; then REINFORCE's regression fits the value while the policy stands still."""
     env = pgjax.make("CartPole-v1", max_steps_in_episode=limit)
-    ppo = preset_ppo("CartPole-v1", env=env)
+    ppo = pgjax.tuned("ppo", "CartPole-v1", env=env)
     trained, _ = steps(ppo, ppo.init(jax.random.key(0)), iterations)
     fitting = pgjax.REINFORCE(
         env,

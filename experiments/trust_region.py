@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from common import markdown, preset_ppo, pyplot, text_of, write_report
+from common import markdown, pyplot, text_of, write_report
 
 import pgjax
 from pgjax.algorithms.npg import NPG
@@ -182,7 +182,7 @@ def lines(method: str, algorithm: Any, panels: dict[str, Sequence[float]], optio
 
 
 def all_lines(options: Options) -> list[Line]:
-    ppo = preset_ppo(ENV, total_steps=options.total_steps, learning_rate=3e-3, **COLLECTING)
+    ppo = pgjax.tuned("ppo", ENV, total_steps=options.total_steps, learning_rate=3e-3, **COLLECTING)
     common = {"total_steps": options.total_steps, **COLLECTING}
     npg = NPG(ppo.env, **common)
     by_rate = dataclasses.replace(npg, step_rule="learning_rate")

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pgjax.running.checkpoint import load_params as load_params
     from pgjax.running.checkpoint import save_params as save_params
     from pgjax.running.loop import train as train
+    from pgjax.running.presets import tuned as tuned
     from pgjax.running.shell import Result as Result
     from pgjax.running.shell import load as load
     from pgjax.running.shell import resume as resume
@@ -79,6 +80,7 @@ _EXPORTS = {
     "SAC": "algorithms.sac",
     "DiscreteSAC": "algorithms.discrete_sac",
     "train": "running.loop",
+    "tuned": "running.presets",
     "evaluate": "learning.evaluation",
     "Evaluation": "learning.evaluation",
     "run": "running.shell",

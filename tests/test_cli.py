@@ -9,10 +9,11 @@ import pytest
 
 import pgjax
 from pgjax.algorithms import ALGORITHMS, algorithm_class
-from pgjax.commands import cli, flags, presets
+from pgjax.commands import cli, flags
 from pgjax.core.parts import kinds_of
 from pgjax.environments.catalog import CATALOG
 from pgjax.networks.registry import NETWORKS
+from pgjax.running import presets
 
 TINY = ["--total-steps", "96", "--num-envs", "4", "--num-steps", "8", "--num-epochs", "1", "--num-minibatches", "1"]
 

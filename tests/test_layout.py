@@ -10,7 +10,7 @@ import pgjax
 
 PACKAGE = Path(pgjax.__file__).parent
 FILES = {
-    "core": ["errors", "cores", "hyperparameters", "metrics", "algorithm", "parts", "devices"],
+    "core": ["errors", "cores", "text", "hyperparameters", "metrics", "algorithm", "parts", "devices"],
     "environments": ["base", "catalog", "gymnax", "probes", "registry"],
     "networks": [
         "distributions",
@@ -35,7 +35,7 @@ FILES = {
         *("off_policy", "ddpg", "td3", "sac", "discrete_sac"),
     ],
     "running": [
-        *("directory", "loop", "population", "compile", "config", "checkpoint"),
+        *("directory", "loop", "population", "compile", "presets", "config", "checkpoint"),
         *("sinks", "session", "result", "shell"),
     ],
     "alignment": [
@@ -59,7 +59,7 @@ FILES = {
     ],
     "reporting": ["statistics", "plotting", "rendering"],
     "sweeping": ["space", "search", "plan", "result", "shell", "optuna"],
-    "commands": ["presets", "flags", "cli"],
+    "commands": ["flags", "cli"],
 }
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 ORDER = [f"{room}.{file}" for room, files in FILES.items() for file in ["__init__", *files]]

@@ -13,7 +13,7 @@ def first_iteration(started: float) -> None:
 
     import pgjax
     from pgjax.commands.flags import enable_compilation_cache
-    from pgjax.commands.presets import preset
+    from pgjax.running.presets import preset
 
     for name in ("tyro", "pgjax.commands.cli", "pgjax.running.shell"):
         importlib.import_module(name)

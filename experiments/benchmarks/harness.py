@@ -16,7 +16,6 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).parents[1]))
 from common import markdown as markdown
-from common import preset_ppo as preset_ppo
 from common import pyplot as pyplot
 from common import write_report
 

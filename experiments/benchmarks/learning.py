@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 sys.path.append(str(Path(__file__).parents[1]))
-from common import band, draw_band, dumps, markdown, preset_ppo, pyplot, text_of
+from common import band, draw_band, dumps, markdown, pyplot, text_of
 
 import pgjax
 from pgjax.reporting.statistics import interquartile_mean, probability_of_improvement
@@ -43,7 +43,7 @@ class Options:
 def train(options: Options) -> dict[str, Any]:
     found = {}
     for env in ENVIRONMENTS:
-        ppo = preset_ppo(env)
+        ppo = pgjax.tuned("ppo", env)
         result = pgjax.sweep(ppo, options.seeds, progress=False)
         curves = result.curves["return_mean"]
         found[env] = {

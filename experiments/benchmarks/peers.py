@@ -36,8 +36,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
+import pgjax
+
 sys.path.append(str(Path(__file__).parents[1]))
-from common import markdown, preset_ppo, pyplot, write_report
+from common import markdown, pyplot, write_report
 
 from pgjax.core.cores import count_cores
 
@@ -497,7 +499,7 @@ def main(options: Options) -> None:
         compared = compare_throughput(peers, options, caches) if "throughput" in options.parts else []
     found = compare_solved(peers, options) if "solved" in options.parts else {}
     rows, summary = throughput_summary(compared), solved_summary(found) if found else {}
-    preset = preset_ppo("CartPole-v1")
+    preset = pgjax.tuned("ppo", "CartPole-v1")
     report = {
         "command": command(options),
         "cores": CORES,

@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from harness import RESULTS, markdown, preset_ppo, pyplot, quartiles, report
+from harness import RESULTS, markdown, pyplot, quartiles, report
+
+import pgjax
 
 PHASES = ("imports", "algorithm", "tracing", "compiling", "first iteration")
 CACHES = {"cold": "empty cache", "warm": "warm cache"}
@@ -121,7 +123,7 @@ def main(options: Options) -> None:
     first = timings(to_first_iteration, options.repetitions, "first iteration")
     whole = timings(functools.partial(whole_command, options.flags), options.commands, "whole command")
     figures = {"first_iteration": first, "whole_command": whole}
-    report(options.out, make_table(first, whole), {"CartPole-v1": preset_ppo("CartPole-v1")}, figures)
+    report(options.out, make_table(first, whole), {"CartPole-v1": pgjax.tuned("ppo", "CartPole-v1")}, figures)
     plot(first, whole, options.out)
 
 

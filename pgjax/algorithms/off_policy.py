@@ -21,6 +21,7 @@ from pgjax.core.devices import host_memory
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import Scalar, check_fields, field, pytree
 from pgjax.core.metrics import Count, Mean, merged
+from pgjax.core.text import shows_briefly
 from pgjax.environments.base import Discrete
 from pgjax.learning import losses
 from pgjax.learning.acting import Actor
@@ -53,6 +54,7 @@ class Learner(NamedTuple):
     """Adam's, by the same names."""
 
 
+@shows_briefly
 class OffPolicyState(NamedTuple):
     """The `State` of every off-policy algorithm."""
 

@@ -16,6 +16,7 @@ from pgjax.core.algorithm import INIT_STREAM, Key, Metrics, Params
 from pgjax.core.devices import SHARE_STEPS
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import Scalar, check_fields, field, pytree
+from pgjax.core.text import shows_briefly
 from pgjax.learning import losses, returns
 from pgjax.learning.acting import Actor
 from pgjax.learning.normalize import (
@@ -69,6 +70,7 @@ class SeparateValue(OnPolicy):
     normalize_advantage: bool = field("bring advantages to mean 0 and standard deviation 1", default=True)
 
 
+@shows_briefly
 class OnPolicyState(NamedTuple):
     """The `State` of every on-policy algorithm."""
 

@@ -21,9 +21,11 @@ from pgjax.alignment.supervised import (
 from pgjax.core.algorithm import Key, Metrics, Params, Scores
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import TRACED, Scalar, field, pytree
+from pgjax.core.text import shows_briefly
 from pgjax.learning import losses
 
 
+@shows_briefly
 class PreferenceState(NamedTuple):
     """The `State` of learning from fixed data near a reference."""
 

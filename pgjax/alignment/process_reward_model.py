@@ -21,8 +21,10 @@ from pgjax.alignment.supervised import (
 )
 from pgjax.core.algorithm import Key, Metrics, Params, Scores
 from pgjax.core.hyperparameters import TRACED, field, pytree
+from pgjax.core.text import shows_briefly
 
 
+@shows_briefly
 class ProcessRewardModelState(NamedTuple):
     """The `State` of a process reward model."""
 

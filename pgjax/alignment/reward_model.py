@@ -20,12 +20,14 @@ from pgjax.alignment.supervised import (
 )
 from pgjax.core.algorithm import INIT_STREAM, Key, Metrics, Params, Scores
 from pgjax.core.hyperparameters import TRACED, Scalar, field, pytree
+from pgjax.core.text import shows_briefly
 from pgjax.learning import losses
 from pgjax.networks.transformer import Transformer
 
 CALIBRATION_BINS = 10
 
 
+@shows_briefly
 class RewardModelState(NamedTuple):
     """The `State` of a reward model."""
 

@@ -22,6 +22,7 @@ from pgjax.alignment.rewards import token_rewards, whiten
 from pgjax.alignment.sampling import Reading, Rollout, Sampling, distribution, prepare
 from pgjax.core.algorithm import Key, Metrics, Params
 from pgjax.core.hyperparameters import Scalar, field, pytree
+from pgjax.core.text import shows_briefly
 from pgjax.learning import returns
 from pgjax.learning.optimizers import scheduled
 from pgjax.networks.network import Memory, Output
@@ -31,6 +32,7 @@ BETA_BOUNDS = 1e-2, 1e2
 """Of what the controller makes of beta, as multiples of where it started."""
 
 
+@shows_briefly
 class RLHFState(NamedTuple):
     """The `State` of RLHF."""
 

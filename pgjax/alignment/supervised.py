@@ -13,6 +13,7 @@ from pgjax.alignment.data import epoch_rows
 from pgjax.core.algorithm import DATA_STREAM, INIT_STREAM, Key, Metrics, Params
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import Scalar, check_fields, field, pytree
+from pgjax.core.text import shows_briefly
 from pgjax.learning.optimizers import adamw, gradient_of_mean, scheduled, shuffled
 
 Sums = Callable[..., tuple[Array, tuple[dict[str, Array], Array]]]
@@ -60,6 +61,7 @@ class Supervised:
         return self.batch_size % (devices * self.micro_batches) == 0 and tokens // devices >= SHARE_TOKENS
 
 
+@shows_briefly
 class ModelState(NamedTuple):
     """The `State` of a model that learns, with nothing beside it but its optimiser."""
 

@@ -22,10 +22,10 @@ from pgjax.commands.flags import (
     positional,
     subject,
 )
-from pgjax.commands.presets import preset
 from pgjax.core.errors import InputError, Interrupted, nearest
 from pgjax.environments.catalog import CATALOG
 from pgjax.running.directory import holds_sweep, read_config, read_json, read_rows, status, title
+from pgjax.running.presets import preset
 
 USAGE = """\
 usage: pgjax COMMAND ...

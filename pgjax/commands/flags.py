@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from pgjax.algorithms import ALGORITHMS, algorithm_class
-from pgjax.commands.presets import preset
 from pgjax.core.errors import InputError, nearest
+from pgjax.running.presets import preset
 
 Flag: TypeAlias = tuple[str, Any, Any]
 """Name, annotation with help, default."""

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from pgjax.core.errors import InputError
+from pgjax.core.text import changed_fields, document_fields
 
 TRACED = "traced"
 Scalar: TypeAlias = Annotated[float | jax.Array, TRACED]
@@ -38,11 +39,16 @@ def pytree(cls: type[T]) -> type[T]:
     """A frozen dataclass whose `TRACED` fields (`Scalar`, environments) are pytree leaves and whose others are static.
 
     Python and NumPy numbers flatten to strongly typed float32, so that a float and an array give the same program.
-    Unflattening calls no constructor: transformations may put tracers, axes or `None` where numbers were.
+    Unflattening calls no constructor: transformations may put tracers, axes or `None` where numbers were. `repr` shows
+    what differs from the defaults, and the docstring goes on with every field.
     """
-    cls = dataclasses.dataclass(frozen=True)(cls)
+    doc = cls.__doc__
+    cls = dataclasses.dataclass(frozen=True, repr=False)(cls)
     hints = field_types(cls)
     traced = tuple(name for name, hint in hints.items() if TRACED in getattr(hint, "__metadata__", ()))
+    document_fields(cls, doc, hints, traced)
+    if "__repr__" not in vars(cls):
+        cls.__repr__ = changed_fields  # type: ignore[method-assign]
     static = tuple(name for name in hints if name not in traced)
 
     def flatten_with_keys(self: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -56,6 +62,12 @@ def pytree(cls: type[T]) -> type[T]:
         return self
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten)
+    return cls
+
+
+def documented(cls: type[T]) -> type[T]:
+    """A dataclass of fields that is no pytree, whose docstring goes on with every field."""
+    document_fields(cls, cls.__doc__, field_types(cls), ())
     return cls
 
 

@@ -31,6 +31,7 @@ import numpy as np
 from pgjax.core.algorithm import Key
 from pgjax.core.errors import InputError, nearest
 from pgjax.core.hyperparameters import TRACED, pytree
+from pgjax.core.text import brief, is_same
 from pgjax.environments.base import Box, Discrete, Space, TimeStep
 
 DERIVED: dict[str, dict[str, Callable[[Any], Any]]] = {
@@ -60,6 +61,13 @@ class GymnaxEnvironment:
     constructor_options: tuple[tuple[str, Any], ...]
     observation_space: Box
     action_space: Space
+
+    def __repr__(self) -> str:
+        names = [f.name for f in dataclasses.fields(self.params)]
+        params = {name: getattr(self.params, name) for name in names}
+        changed = {name: x for name, x in params.items() if not is_same(x, getattr(self.env.default_params, name))}
+        options = dict(self.constructor_options) | changed
+        return f"make({', '.join([repr(self.name), *(f'{name}={brief(x)}' for name, x in options.items())])})"
 
     @property
     def name(self) -> str:

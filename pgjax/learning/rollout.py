@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pgjax.core.algorithm import Key, Metrics
 from pgjax.core.devices import each_on_its_own, everywhere
 from pgjax.core.metrics import Count, Greatest, Least, Mean
+from pgjax.core.text import shows_briefly
 from pgjax.environments.base import Environment
 from pgjax.learning.acting import Actor
 from pgjax.networks.network import Memory, Output
@@ -22,6 +23,7 @@ that would take more memory than it saves time."""
 Record = TypeVar("Record")
 
 
+@shows_briefly
 class RolloutState(NamedTuple):
     """Where B environments stand between rollouts."""
 

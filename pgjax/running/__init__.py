@@ -1,6 +1,7 @@
 """Everything that happens around `step`.
 
 Read `directory` (a run on disk, seen from outside), `loop` (training as a pure function), `population` (many members
-as one algorithm), `compile` (programs), `config` and `checkpoint` (what makes a run again), `sinks` (where metrics go),
-`session` (what runs and sweeps do alike), `result` (a finished run), `shell` (a run that can be stopped and resumed).
+as one algorithm), `compile` (programs), `presets` (tuned settings), `config` and `checkpoint` (what makes a run again),
+`sinks` (where metrics go), `session` (what runs and sweeps do alike), `result` (a finished run), `shell` (a run that
+can be stopped and resumed).
 """

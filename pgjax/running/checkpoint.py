@@ -342,4 +342,4 @@ def is_key(leaf: Any) -> bool:
 
 
 def _digest(leaf: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(leaf).view(np.uint8)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(leaf).view(np.uint8).data).hexdigest()

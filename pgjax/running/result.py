@@ -7,6 +7,8 @@ import numpy as np
 
 from pgjax.core.algorithm import Key
 from pgjax.core.errors import InputError
+from pgjax.core.parts import subject_name
+from pgjax.core.text import html_table
 
 
 class Result(NamedTuple):
@@ -24,6 +26,27 @@ class Result(NamedTuple):
     """Of them, those trained in this process."""
     seconds_compile: float
     seconds_run: float
+
+    def summary(self) -> dict[str, str]:
+        """What there is to say of the run in a few words."""
+        name = self.algorithm.score[0]
+        iteration = self.state.iteration
+        found = {
+            "algorithm": f"{type(self.algorithm).__name__} on {subject_name(self.algorithm)}",
+            "length": f"{self.steps:,} {self.algorithm.unit}",
+        }
+        found |= {"members": str(len(iteration))} if iteration.ndim else {}
+        last = np.nanmean(self.metrics[name][-1]) if len(self.metrics.get(name, ())) else np.nan
+        found |= {f"last {name}": f"{last:.4g}"} if np.isfinite(last) else {}
+        times = {"compiled": self.seconds_compile, "ran": self.seconds_run}
+        return found | {what: f"{seconds:.1f} s" for what, seconds in times.items() if seconds}
+
+    def __repr__(self) -> str:
+        return f"Result({', '.join(f'{name}: {text}' for name, text in self.summary().items())})"
+
+    def _repr_html_(self) -> str:
+        changed = [["changed", repr(self.algorithm)], ["metrics", ", ".join(self.metrics)]]
+        return html_table([*map(list, self.summary().items()), *changed])
 
     def predict(self, obs: Any, deterministic: bool = True, key: Key | None = None) -> np.ndarray:
         """The action for one observation, or one per observation of a batch, as NumPy; for networks without memory.

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 
 from pgjax.core.errors import InputError, nearest
+from pgjax.core.parts import subject_name
+from pgjax.core.text import html_table
 from pgjax.reporting.plotting import label, plot_sweep, value_label
 from pgjax.reporting.statistics import Estimate, interquartile_mean, probability_of_improvement
 from pgjax.running.checkpoint import from_host
@@ -29,7 +31,11 @@ class Best(NamedTuple):
     """One per seed."""
 
 
-@dataclass(frozen=True)
+MOST_ROWS = 20
+"""Of settings that a notebook shows."""
+
+
+@dataclass(frozen=True, repr=False)
 class SweepResult:
     """A finished sweep. Member `i` has setting `i // len(seeds)` and seed `i % len(seeds)`."""
 
@@ -58,6 +64,27 @@ class SweepResult:
 
     def __len__(self) -> int:
         return len(self.states)
+
+    def summary(self) -> dict[str, str]:
+        """What there is to say of the sweep in a few words."""
+        algorithm, best = self.algorithms[0], self.best()
+        return {
+            "algorithm": f"{type(algorithm).__name__} on {subject_name(algorithm)}",
+            "members": f"{len(self)} ({len(self.settings)} settings, {len(self.seeds)} seeds)",
+            "axes": ", ".join(self.axes) or "none",
+            "best": f"{label(best.setting)} with {self.judged_by[0]} {best.score:.4g}",
+            "failed": str(int(np.sum(self.failed >= 0))),
+        }
+
+    def __repr__(self) -> str:
+        return f"SweepResult({'; '.join(f'{name}: {text}' for name, text in self.summary().items())})"
+
+    def _repr_html_(self) -> str:
+        ranked = self.ranking()
+        rows = [[*map(value_label, best.setting.values()), f"{best.score:.4g}"] for best in ranked[:MOST_ROWS]]
+        more = f"<p>and {len(ranked) - MOST_ROWS} more</p>" if len(ranked) > MOST_ROWS else ""
+        about = html_table([*map(list, self.summary().items())])
+        return about + html_table(rows, [*self.axes, self.judged_by[0]]) + more
 
     @property
     def judged_by(self) -> tuple[str, Literal["max", "min"]]:

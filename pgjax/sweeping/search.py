@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from pgjax.core.algorithm import Key
 from pgjax.core.errors import InputError
-from pgjax.core.hyperparameters import Scalar, check_fields, field
+from pgjax.core.hyperparameters import Scalar, check_fields, documented, field
 from pgjax.running.population import Population
 from pgjax.sweeping.space import ValueDistribution, axis_key, choice, is_traced
 
@@ -72,6 +72,7 @@ class Search:
         raise NotImplementedError
 
 
+@documented
 @dataclass(frozen=True)
 class SuccessiveHalving(Search):
     """Train all settings a little, the best 1 / eta of them eta times as long, and so on (Jamieson & Talwalkar, 2016).
@@ -108,6 +109,7 @@ class SuccessiveHalving(Search):
         return np.sort(best_first(scores)[:count])
 
 
+@documented
 @dataclass(frozen=True)
 class PBT(Search):
     """Population-based training (Jaderberg et al., 2017), the members of each seed being a population of their own.

@@ -7,9 +7,9 @@ import numpy as np
 from child import Course, answer, read_task, timed
 
 import pgjax
-from pgjax.commands.presets import preset
 from pgjax.running.compile import MAX_CHUNK, ROWS, compile_programs, env_layout, member_layout
 from pgjax.running.population import copies
+from pgjax.running.presets import preset
 
 
 class Trainer:
