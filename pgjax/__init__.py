@@ -7,6 +7,7 @@ that list, and within each room in the list that its docstring gives.
 """
 
 import importlib
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from pgjax.core.cores import use_all_cores
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from pgjax.algorithms.vpg import VPG as VPG
     from pgjax.core.errors import InputError as InputError
     from pgjax.core.errors import Interrupted as Interrupted
+    from pgjax.core.hyperparameters import Scalar as Scalar
+    from pgjax.core.hyperparameters import field as field
+    from pgjax.core.hyperparameters import pytree as pytree
     from pgjax.environments.gymnax import make as make
     from pgjax.environments.gymnax import register as register
     from pgjax.environments.gymnax import registered_envs as registered_envs
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from pgjax.running.shell import load as load
     from pgjax.running.shell import resume as resume
     from pgjax.running.shell import run as run
+    from pgjax.running.stopping import EarlyStopping as EarlyStopping
     from pgjax.sweeping.optuna import optuna_search as optuna_search
     from pgjax.sweeping.result import SweepResult as SweepResult
     from pgjax.sweeping.search import PBT as PBT
@@ -87,6 +92,7 @@ _EXPORTS = {
     "resume": "running.shell",
     "load": "running.shell",
     "Result": "running.shell",
+    "EarlyStopping": "running.stopping",
     "sweep": "sweeping.shell",
     "resume_sweep": "sweeping.shell",
     "optuna_search": "sweeping.optuna",
@@ -99,6 +105,9 @@ _EXPORTS = {
     "PBT": "sweeping.search",
     "save_params": "running.checkpoint",
     "load_params": "running.checkpoint",
+    "pytree": "core.hyperparameters",
+    "field": "core.hyperparameters",
+    "Scalar": "core.hyperparameters",
     "InputError": "core.errors",
     "Interrupted": "core.errors",
 }
@@ -107,6 +116,8 @@ __all__ = [*_EXPORTS, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("pgjax")
     if name in _MODULES:
         return importlib.import_module(f"pgjax.{_MODULES[name]}")
     if name not in _EXPORTS:

@@ -36,7 +36,7 @@ FILES = {
     ],
     "running": [
         *("directory", "loop", "population", "compile", "presets", "config", "checkpoint"),
-        *("sinks", "session", "result", "shell"),
+        *("sinks", "session", "stopping", "result", "shell"),
     ],
     "alignment": [
         *(

@@ -347,9 +347,34 @@ def test_predict_runs_the_policy_in_somebody_elses_loop(undisturbed):
         result.predict(np.zeros(4))
     with pytest.raises(pgjax.InputError, match="key = None is not accepted"):
         result.predict(batch, deterministic=False)
-    recurrent = dataclasses.replace(result.algorithm, network=pgjax.GRU())
-    with pytest.raises(pgjax.InputError, match="predict is for networks without memory"):
-        result._replace(algorithm=recurrent).predict(np.zeros(3))
+    with pytest.raises(pgjax.InputError, match="memory is not that of this network after 5 observations"):
+        result.predict(batch, memory=np.zeros((5, 8)))
+
+
+def test_predict_of_a_network_that_remembers_keeps_and_returns_its_memory(tiny_algorithm, cartpole, init):
+    algorithm = tiny_algorithm(pgjax.PPO, cartpole, pgjax.GRU(hidden=(8,), memory_size=8))
+    state = init(algorithm, jax.random.key(0))
+    result = pgjax.Result(algorithm, state, {}, 0, 0, 0.0, 0.0)
+    obs = np.random.default_rng(0).normal(size=(4, 3, 4)).astype(np.float32)
+    key = jax.random.key(1)
+
+    def sampled(memory, *episodes):
+        """The probabilities and memories that the actor itself gives."""
+        found = []
+        for t, each in enumerate(episodes):
+            memory, output = algorithm.actor(state).act(memory, each, np.full(3, t == 0))
+            found.append((memory, output.distribution.sample_and_log_prob(output.distribution.noise(key))[0]))
+        return found
+
+    memory = None
+    for each, (remembered, action) in zip(obs, sampled(algorithm.actor(state).initial_memory(3), *obs), strict=True):
+        found, memory = result.predict(each, deterministic=False, key=key, memory=memory)
+        np.testing.assert_array_equal(found, action)
+        chex.assert_trees_all_close(memory, remembered, rtol=1e-5)
+    alone, one = result.predict(obs[0, 0])
+    assert alone.shape == ()
+    with pytest.raises(pgjax.InputError, match="memory is not that of this network after 3 observations"):
+        result.predict(obs[0], memory=one)
 
 
 def test_parameters_survive_safetensors(undisturbed, tmp_path):

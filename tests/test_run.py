@@ -229,3 +229,95 @@ def test_programs_are_forgotten_before_there_are_too_many_mappings(tiny):
     compiling.forget_programs(500)
     gc.collect()
     assert mappings() < 0.7 * before
+
+
+@pytest.fixture
+def chunks_of_one(monkeypatch):
+    monkeypatch.setattr(importlib.import_module("pgjax.running.shell"), "CHUNK_SECONDS", 0.0)
+
+
+def test_a_callback_hears_of_every_iteration_and_may_end_the_run(finished, tiny, tmp_path, chunks_of_one):
+    directory, whole = finished
+    heard = []
+
+    def callback(progress):
+        heard.append((progress.iteration, progress.steps, progress.metrics["policy_loss"].shape))
+        if progress.iteration == 4:
+            chex.assert_trees_all_equal_shapes(progress.state(), whole.state)
+        return progress.iteration == 4
+
+    stopped = pgjax.run(tiny, seed=3, directory=tmp_path / "run", progress=False, callback=callback)
+    assert heard == [(i, 32 * i, (1,)) for i in (1, 2, 3, 4)]
+    assert (stopped.steps, int(stopped.state.iteration)) == (128, 4)
+    np.testing.assert_array_equal(stopped.metrics["policy_loss"], whole.metrics["policy_loss"][:4])
+    assert rundir.status(tmp_path / "run") == "interrupted"
+
+    rest = pgjax.resume(tmp_path / "run", progress=False)
+    chex.assert_trees_all_equal(rest.state.params, whole.state.params)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (directory / "metrics.jsonl").read_bytes()
+
+
+def test_what_a_callback_raises_is_raised_after_a_checkpoint(tiny, tmp_path, chunks_of_one):
+    def callback(progress):
+        if progress.iteration == 2:
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        pgjax.run(tiny, seed=3, directory=tmp_path / "run", progress=False, callback=callback)
+    assert int(pgjax.load(tmp_path / "run").state.iteration) == 2
+    assert rundir.status(tmp_path / "run") == "failed: 'mine'"
+
+
+def test_a_run_without_a_directory_can_be_ended_as_well(tiny, chunks_of_one):
+    stop = pgjax.EarlyStopping("policy_loss", goal=1e9, window=2, better="lower")
+    result = pgjax.run(tiny, progress=False, callback=stop)
+    assert result.steps == 2 * 32
+    assert result.metrics["policy_loss"].shape == (2,)
+    with pytest.raises(pgjax.InputError, match="callback = 3 is not accepted"):
+        pgjax.run(tiny, callback=3)
+
+
+class Scaled(pgjax.PPO):
+    """Somebody's own algorithm, in the simplest way."""
+
+    def divides_into(self, devices):
+        return False
+
+
+@pgjax.pytree
+class Penalised(pgjax.PPO):
+    """One with a hyperparameter of its own."""
+
+    penalty: pgjax.Scalar = pgjax.field("weight of the square of log-probabilities", default=0.0, accepts="[0, inf)")
+
+
+def test_own_algorithms_come_back_to_their_owner(tiny, tmp_path):
+    fields = {f.name: getattr(tiny, f.name) for f in dataclasses.fields(tiny)}
+    for name, own in {"scaled": Scaled(**fields), "penalised": Penalised(**fields, penalty=0.5)}.items():
+        directory = tmp_path / name
+        result = pgjax.run(own, 3, directory, progress=False)
+        with pytest.raises(pgjax.InputError, match="code of its own"):
+            pgjax.load(directory)
+        loaded = pgjax.load(directory, algorithm=own)
+        chex.assert_trees_all_equal(loaded.state, result.state)
+        longer = pgjax.resume(directory, total_steps=7 * 32, progress=False, algorithm=own)
+        assert int(longer.state.iteration) == 7
+    with pytest.raises(pgjax.InputError, match=r"is not that of .*penalty is 0.5, not 0.25"):
+        pgjax.load(directory, algorithm=dataclasses.replace(own, penalty=0.25))
+
+
+def test_a_class_with_fields_of_its_own_says_that_it_is_no_pytree(tiny):
+    class Forgotten(pgjax.PPO):
+        penalty: float = 0.0
+
+    class Changed(pgjax.PPO):
+        learning_rate = 1e-2
+
+    with pytest.raises(pgjax.InputError, match=r"Forgotten declares penalty: write @pgjax\.pytree above the class"):
+        Forgotten(tiny.env)
+    with pytest.raises(pgjax.InputError, match="Changed declares learning_rate"):
+        Changed(tiny.env)
+
+
+def test_version_is_that_of_the_package():
+    assert pgjax.__version__ == configs.versions()["pgjax"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -226,6 +227,36 @@ def test_a_sweep_that_was_stopped_ends_as_if_it_had_not_been(tiny, undisturbed, 
         assert (directory / "members.csv").read_text().splitlines()[0].startswith("learning_rate,gamma,seed,steps")
         loaded = pgjax.resume_sweep(directory, devices=1, progress=False)
         assert_same_result(loaded, undisturbed[name])
+
+
+def test_a_callback_of_a_sweep_hears_of_every_point_and_may_stop_it(tiny, nine, undisturbed, tmp_path):
+    heard = []
+
+    def callback(progress):
+        heard.append(progress)
+        chex.assert_tree_shape_prefix(progress.state().params, (3,))
+        return len(heard) == 8
+
+    how = {"directory": tmp_path / "sweep", "callback": callback}
+    with pytest.raises(pgjax.Interrupted, match=r"stopped by the callback at point 2 of 6 of .*batch-1 and saved"):
+        pgjax.sweep(tiny, **how, **(NINE | KINDS["batches"]))
+    assert [p.iteration for p in heard] == [1, 2, 3, 4, 5, 6, 1, 2]
+    assert heard[7].steps == 64
+    np.testing.assert_array_equal(heard[7].metrics["entropy"], undisturbed["batches"].curves["entropy"][3:6, 1][None])
+    heard.clear()
+    resumed = pgjax.resume_sweep(tmp_path / "sweep", devices=1, progress=False, callback=lambda p: heard.append(p))
+    assert len(heard) == 4 + 6
+    assert_same_result(resumed, undisturbed["batches"])
+
+
+def test_a_sweep_shows_itself_in_a_few_words(nine):
+    assert repr(nine).startswith("SweepResult(algorithm: PPO on ")
+    assert "members: 9 (3 settings, 3 seeds); axes: learning_rate, gamma; best: learning_rate=" in repr(nine)
+    assert len(repr(nine)) < 400
+    table = nine._repr_html_()
+    assert table.count("<tr>") == 5 + 1 + 3
+    assert repr(nine.member(0)).startswith("Result(algorithm: PPO on ")
+    assert "<table>" in nine.member(0)._repr_html_()
 
 
 def test_a_killed_sweep_ends_as_if_it_had_not_been(tiny, undisturbed, tmp_path):

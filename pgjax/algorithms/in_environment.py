@@ -2,7 +2,6 @@
 
 from typing import Annotated, Any
 
-import numpy as np
 from jaxtyping import Array
 
 from pgjax.core.algorithm import Key, Params, Scores
@@ -14,7 +13,7 @@ from pgjax.learning.evaluation import episode_scores
 from pgjax.learning.normalize import Moments, normalize
 from pgjax.learning.optimizers import Schedule, scheduled
 from pgjax.networks.feedforward import MLP
-from pgjax.networks.network import Network
+from pgjax.networks.network import Memory, Network
 from pgjax.networks.registry import NETWORKS
 
 
@@ -68,13 +67,15 @@ class InEnvironment:
         """`return_mean`, `return_std` and `episodes`: undiscounted, of the greedy policy in `num` complete episodes."""
         return episode_scores(self, state, key, num)
 
-    def predict(self, state: Any, obs: Any, deterministic: bool = True, key: Key | None = None) -> np.ndarray:
-        """The action for `obs`, `[*obs]` or `[N, *obs]`, as NumPy; for networks without memory.
+    def predict(
+        self, state: Any, obs: Any, deterministic: bool = True, key: Key | None = None, memory: Memory = None
+    ) -> Any:
+        """The action for `obs`, `[*obs]` or `[N, *obs]`, as NumPy; `(action, memory)` if the network remembers.
 
         Raises:
             InputError: as `learning.acting.predict` does.
         """
-        return predict(self, state, obs, deterministic, key)
+        return predict(self, state, obs, deterministic, key, memory)
 
 
 def acting(network: Network, params: Params, obs_moments: Moments | None) -> Actor:

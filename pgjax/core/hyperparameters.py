@@ -49,8 +49,12 @@ def pytree(cls: type[T]) -> type[T]:
     document_fields(cls, doc, hints, traced)
     if "__repr__" not in vars(cls):
         cls.__repr__ = changed_fields  # type: ignore[method-assign]
-    static = tuple(name for name in hints if name not in traced)
+    _register(cls, traced, tuple(name for name in hints if name not in traced))
+    cls.__new__ = _new  # type: ignore[method-assign]
+    return cls
 
+
+def _register(cls: Any, traced: tuple[str, ...], static: tuple[str, ...]) -> None:
     def flatten_with_keys(self: Any) -> tuple[Any, tuple[Any, ...]]:
         leaves = [(jax.tree_util.GetAttrKey(name), _strong(getattr(self, name))) for name in traced]
         return leaves, tuple(getattr(self, name) for name in static)
@@ -62,7 +66,24 @@ def pytree(cls: type[T]) -> type[T]:
         return self
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten)
-    return cls
+    cls.leaf_fields = traced, static
+
+
+def _new(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    """A new object, also of a class that inherits from a `pytree` without being declared one: it is one with the fields
+    that it inherits.
+
+    Raises:
+        InputError: it declares fields, which only `pytree` makes fields.
+    """
+    if "leaf_fields" not in vars(cls):
+        hints = vars(cls).get("__annotations__", {})
+        own = [name for name, hint in hints.items() if "ClassVar" not in str(hint)]
+        own += [f.name for f in dataclasses.fields(cls) if f.name in vars(cls) and f.name not in own]
+        if own:
+            raise InputError(f"{cls.__name__} declares {', '.join(own)}: write @pgjax.pytree above the class")
+        _register(cls, *cls.leaf_fields)
+    return object.__new__(cls)
 
 
 def documented(cls: type[T]) -> type[T]:

@@ -94,6 +94,8 @@ def short_type(hint: Any) -> str:
 def document_fields(cls: Any, doc: str | None, hints: dict[str, Any], traced: tuple[str, ...]) -> None:
     """Let `help` show short annotations, and under `doc` what each field is, accepts and defaults to."""
     cls.__init__.__annotations__ = {name: _Annotation(short_type(hint)) for name, hint in hints.items()}
+    signature = inspect.signature(cls.__init__)
+    cls.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
     lines = []
     for f in dataclasses.fields(cls):
         accepts = f.metadata.get("accepts")

@@ -47,30 +47,43 @@ def greedy(
     return memory, output.distribution.env_action(output.distribution.mode())
 
 
-def predict(algorithm: Any, state: Any, obs: Any, deterministic: bool = True, key: Key | None = None) -> np.ndarray:
-    """The action for one observation, or one per observation of a batch, as NumPy; for networks without memory.
+def predict(
+    algorithm: Any, state: Any, obs: Any, deterministic: bool = True, key: Key | None = None, memory: Memory = None
+) -> Any:
+    """The action for one observation, or one per observation of a batch, as NumPy; with the memory of a network that
+    remembers.
 
     `deterministic` plays the mode of the policy; otherwise the action is sampled with `key`. A continuous action is
-    what the environment would receive, in its own bounds.
+    what the environment would receive, in its own bounds. A network with memory gives `(action, memory)`, and gets
+    that memory with the next observation of the episode; None, its start.
 
     Raises:
-        InputError: the network remembers, `key` is missing, or `obs` has another shape.
+        InputError: `key` is missing, `obs` has another shape, or `memory` is not of this network and batch.
     """
-    if jax.tree.leaves(algorithm.actor(state).initial_memory(1)):
-        raise InputError("predict is for networks without memory: step algorithm.actor(state), which keeps its memory")
     if not deterministic and key is None:
         raise InputError("predict: key = None is not accepted: expected a random key to sample the action with")
     obs = jnp.asarray(obs, jnp.float32)
     shape = algorithm.env.observation_space.shape
     if obs.shape not in (shape, (*obs.shape[:1], *shape)):
         raise InputError(f"predict: obs of shape {obs.shape} is not accepted: expected {shape} or {('N', *shape)}")
-    action = np.asarray(_actions(algorithm, state, obs.reshape(-1, *shape), deterministic, key))
-    return np.asarray(action[0]) if obs.shape == shape else action
+    batch = obs.reshape(-1, *shape)
+    start = algorithm.actor(state).initial_memory(len(batch))
+    given = start if memory is None else memory
+    if jax.tree.map(jnp.shape, given) != jax.tree.map(jnp.shape, start):
+        raise InputError(
+            f"predict: memory is not that of this network after {len(batch)} observations: expected what predict "
+            "returned for the observations before, or None"
+        )
+    action, memory = _actions(algorithm, state, batch, deterministic, key, given, jnp.full(len(batch), memory is None))
+    action = np.asarray(action[0] if obs.shape == shape else action)
+    return (action, memory) if jax.tree.leaves(start) else action
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _actions(algorithm: Any, state: Any, obs: Array, deterministic: bool, key: Any) -> Array:
-    start = jnp.ones(obs.shape[0], bool)
-    policy = algorithm.actor(state).act((), obs, start)[1].distribution
+def _actions(
+    algorithm: Any, state: Any, obs: Array, deterministic: bool, key: Any, memory: Memory, reset: Array
+) -> tuple[Array, Memory]:
+    memory, output = algorithm.actor(state).act(memory, obs, reset)
+    policy = output.distribution
     action = policy.mode() if deterministic else policy.sample_and_log_prob(policy.noise(key))[0]
-    return jax.vmap(algorithm.env.received)(policy.env_action(action))
+    return jax.vmap(algorithm.env.received)(policy.env_action(action)), memory

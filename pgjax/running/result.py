@@ -48,19 +48,20 @@ class Result(NamedTuple):
         changed = [["changed", repr(self.algorithm)], ["metrics", ", ".join(self.metrics)]]
         return html_table([*map(list, self.summary().items()), *changed])
 
-    def predict(self, obs: Any, deterministic: bool = True, key: Key | None = None) -> np.ndarray:
-        """The action for one observation, or one per observation of a batch, as NumPy; for networks without memory.
+    def predict(self, obs: Any, deterministic: bool = True, key: Key | None = None, memory: Any = None) -> Any:
+        """The action for one observation, or one per observation of a batch, as NumPy.
 
         `deterministic` plays the mode of the policy; otherwise the action is sampled with `key`. A continuous action is
-        what the environment would receive, in its own bounds.
+        what the environment would receive, in its own bounds. A network with memory gives `(action, memory)`, and gets
+        that memory with the next observation; without one, an episode starts.
 
         Raises:
-            InputError: the algorithm has no policy in an environment, or its network remembers; `key` is missing, or
-                `obs` has another shape.
+            InputError: the algorithm has no policy in an environment, `key` is missing, `obs` has another shape, or
+                `memory` is not of this network and batch.
         """
         if not hasattr(self.algorithm, "predict"):
             raise InputError(f"predict: {type(self.algorithm).__name__} has no policy in an environment")
-        return self.algorithm.predict(self.state, obs, deterministic, key)
+        return self.algorithm.predict(self.state, obs, deterministic, key, memory)
 
     def member(self, i: int) -> "Result":
         """One member of a run with several seeds, to be evaluated or used alone."""

@@ -9,7 +9,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -150,22 +150,64 @@ class Clock:
         self.cost = self.last - start
 
 
+class Progress(NamedTuple):
+    """What a callback is told of a run or sweep that trains."""
+
+    iteration: int
+    """Done so far."""
+    steps: int
+    """The same in the algorithm's unit."""
+    metrics: dict[str, np.ndarray]
+    """Of the iterations since the last call, `[iterations]`, with an axis of members behind it where there are several;
+    NaN where there was nothing to report. Of a sweep, `[1, members]`: the last point of every curve."""
+    state: Callable[[], Any]
+    """What was reached, with a leading axis of members where there are several; nothing is computed for who does not
+    ask."""
+
+
+Callback: TypeAlias = Callable[[Progress], bool | None]
+"""Called while training; True ends it."""
+
+
+class Stopped(Interrupted):
+    """A callback ended the work at `position`."""
+
+    def __init__(self, message: str, position: int) -> None:
+        super().__init__(message, 0)
+        self.position = position
+        self.result: Any = None
+        """What there is by then."""
+
+
 def drive(
     position: int,
     end: int,
     advance: Callable[[int], int],
     keep: Callable[[int, bool], None],
+    ask: Callable[[int], bool | None],
     stopped: list[signal.Signals],
     how_to_go_on: Callable[[int], str],
 ) -> None:
-    """Work from `position` to `end`: `position = advance(position)`, then `keep(position, stopping)`.
+    """Work from `position` to `end`: `position = advance(position)`, then `ask(position)` whether to stop there and
+    `keep(position, stopping)`.
 
     Raises:
-        Interrupted: a signal was heard and there is work left; what was kept last was told that it is stopping.
+        Interrupted: a signal was heard, or `Stopped`, it was asked to stop, and there is work left; what was kept last
+            was told that it is stopping.
+        And what `ask` raises, when that was kept as well.
     """
     while position < end:
         position = advance(position)
-        stopping = bool(stopped)  # a signal from here on is heard after the next piece of work
-        keep(position, stopping)
-        if stopping and position < end:
-            raise Interrupted(f"stopped by {stopped[0].name} {how_to_go_on(position)}", stopped[0].value)
+        failure: BaseException | None = None
+        try:
+            enough = bool(ask(position))
+        except BaseException as error:  # whatever it is, what was trained is kept first
+            enough, failure = True, error
+        heard = list(stopped)  # a signal from here on is heard after the next piece of work
+        keep(position, enough or bool(heard))
+        if failure:
+            raise failure
+        if heard and position < end:
+            raise Interrupted(f"stopped by {heard[0].name} {how_to_go_on(position)}", heard[0].value)
+        if enough and position < end:
+            raise Stopped(f"stopped by the callback {how_to_go_on(position)}", position)

@@ -1,6 +1,7 @@
 """The impure shell around the loop: a run that can be stopped at any moment and continues as if it had not been."""
 
 import contextlib
+import dataclasses
 import functools
 import time
 import warnings
@@ -18,12 +19,23 @@ from pgjax.core.metrics import is_absent, number
 from pgjax.learning.optimizers import STRETCHED
 from pgjax.running.checkpoint import Checkpoints, load_state
 from pgjax.running.compile import MAX_CHUNK, ROWS, compile_programs, env_layout, member_layout
-from pgjax.running.config import entry, from_config, to_config
+from pgjax.running.config import differences, entry, from_config, to_config
 from pgjax.running.directory import read_config, readable_rows
 from pgjax.running.loop import budget_note
 from pgjax.running.population import copies
 from pgjax.running.result import Result
-from pgjax.running.session import Clock, check_count, check_same, check_single, drive, held, stop_signals
+from pgjax.running.session import (
+    Callback,
+    Clock,
+    Progress,
+    Stopped,
+    check_count,
+    check_same,
+    check_single,
+    drive,
+    held,
+    stop_signals,
+)
 from pgjax.running.sinks import JsonLines, ProgressDisplay, Row, Sink, check_sinks, open_sink, say
 
 CHUNK_SECONDS = 1.0
@@ -43,6 +55,7 @@ def run(
     sinks: tuple[str, ...] = (),
     devices: int | None = None,
     progress: bool = True,
+    callback: Callback | None = None,
 ) -> Result:
     """Train like `pgjax.train(algorithm, jax.random.key(seed))`, showing progress and keeping the run in a directory.
 
@@ -59,6 +72,9 @@ def run(
         sinks: what gets the metrics besides `metrics.jsonl`, names of `SINKS` in `running/sinks.py`.
         devices: over how many local devices members are spread, or the environments of a single run that is large
             enough; by default all. Another number changes results by rounding.
+        callback: called about once a second with the `Progress` so far. If it returns True the run ends there: it is
+            evaluated and kept as at its end, returned, and goes on if it is run again. What it raises ends the run as
+            well, kept before it is raised. `EarlyStopping` is one.
 
     Raises:
         InputError: the directory holds another run, is in use, or cannot be written; or an argument is not accepted.
@@ -68,6 +84,8 @@ def run(
         OSError: a file could not be written; what was written before stays readable.
     """
     every = {} if checkpoint_every is None else {"checkpoint_every": checkpoint_every}
+    if callback is not None and not callable(callback):
+        raise InputError(f"run: callback = {callback!r} is not accepted: expected a function of the progress")
     for name, value in (every | {"keep": keep, "episodes": episodes, "seeds": 1 if seeds is None else seeds}).items():
         check_count(f"run: {name}", value)
     check_sinks(sinks)
@@ -75,42 +93,66 @@ def run(
     check_single("run", algorithm)
     kept = (seed, seeds, checkpoint_every, keep, episodes, list(sinks))
     config = to_config(algorithm) | dict(zip(KEPT, kept, strict=True))
-    if directory is None:
-        return _train(algorithm, config, None, devices, progress)
-    adopt = functools.partial(_adopt, Path(directory), config, progress)
-    with held(Path(directory), "config.json", config, adopt) as config:
-        return _train(algorithm, config, Path(directory), devices, progress)
+    try:
+        if directory is None:
+            return _train(algorithm, config, None, devices, progress, callback)
+        adopt = functools.partial(_adopt, Path(directory), config, progress)
+        with held(Path(directory), "config.json", config, adopt) as config:
+            return _train(algorithm, config, Path(directory), devices, progress, callback)
+    except Stopped as stop:
+        return stop.result
 
 
 def resume(
-    directory: str | Path, total_steps: int | None = None, devices: int | None = None, progress: bool = True
+    directory: str | Path,
+    total_steps: int | None = None,
+    devices: int | None = None,
+    progress: bool = True,
+    callback: Callback | None = None,
+    algorithm: Algorithm | None = None,
 ) -> Result:
     """Continue the run in `directory`, if asked to up to a larger `total_steps`; to the same bits on equal devices.
 
+    `algorithm` is what the run was made with, if that is code of the user's own.
+
     Raises:
-        InputError: there is no run, its config needs code of the user's own (call `run` with the same arguments) or is
-            damaged, or `total_steps` is less than the run's own.
+        InputError: there is no run, its config needs code of the user's own and `algorithm` is not given or another
+            one, it is damaged, or `total_steps` is less than the run's own.
         And what `run` raises.
     """
     config = read_config(directory)
+    if algorithm is not None:
+        check_same_algorithm(directory, config, algorithm)
+        own: Any = algorithm
+        algorithm = dataclasses.replace(own, total_steps=total_steps or algorithm.total_steps)
     if total_steps is not None:
         entry(config, "hyperparameters", str(directory))["total_steps"] = total_steps
     kept = _kept(config, directory)
     sinks = tuple(kept.pop("sinks"))
-    return run(from_config(config), directory=directory, sinks=sinks, devices=devices, progress=progress, **kept)
+    how: dict[str, Any] = {"sinks": sinks, "devices": devices, "progress": progress, "callback": callback}
+    return run(algorithm or from_config(config), directory=directory, **how, **kept)
 
 
-def load(directory: str | Path, which: Literal["newest", "best"] = "newest") -> Result:
+def load(
+    directory: str | Path, which: Literal["newest", "best"] = "newest", algorithm: Algorithm | None = None
+) -> Result:
     """A run from its directory: algorithm, the newest or the `"best"` state, metrics, ready to predict.
 
+    `algorithm` is what the run was made with, if that is code of the user's own.
+
     Raises:
-        InputError: there is no run or no whole checkpoint, or the config needs code of the user's own or is damaged.
+        InputError: there is no run or no whole checkpoint, the config needs code of the user's own and `algorithm` is
+            not given or another one, or it is damaged.
     """
     directory = Path(directory)
     if which not in ("newest", "best"):
         raise InputError(f"load: which = {which!r} is not accepted: expected 'newest' or 'best'")
     config = read_config(directory)
-    algorithm, kept = from_config(config), _kept(config, directory)
+    if algorithm is None:
+        algorithm = from_config(config)
+    else:
+        check_same_algorithm(directory, config, algorithm)
+    kept = _kept(config, directory)
     subject = _subject(algorithm, kept)
     iteration, state = load_state(
         directory, lambda: subject.init(_key(kept)), algorithm.score, which, not_kept(algorithm)
@@ -119,6 +161,20 @@ def load(directory: str | Path, which: Literal["newest", "best"] = "newest") -> 
     if lost:
         warnings.warn(f"{directory / 'metrics.jsonl'} is damaged: rows are lost, {lost}", stacklevel=2)
     return Result(algorithm, state, _stacked(rows), iteration * algorithm.steps_per_iteration, 0, 0.0, 0.0)
+
+
+def check_same_algorithm(directory: str | Path, config: dict[str, Any], algorithm: Algorithm) -> None:
+    """Refuse an algorithm that is not the one a run was made with.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    names = ("algorithm", "parts", "hyperparameters")
+    different = differences(config, to_config(algorithm), names)
+    different.pop("hyperparameters.total_steps", None)
+    if different:
+        said = "; ".join(f"{path} is {old}, not {new}" for path, (old, new) in different.items())
+        raise InputError(f"algorithm is not that of {directory}: {said}")
 
 
 def save_run(algorithm: Any, seed: int, state: Any, rows: list[Row], scores: dict[str, float], directory: Path) -> None:
@@ -178,7 +234,12 @@ def _key(config: dict[str, Any]) -> Key:
 
 
 def _train(
-    algorithm: Any, config: dict[str, Any], directory: Path | None, devices: int | None, progress: bool
+    algorithm: Any,
+    config: dict[str, Any],
+    directory: Path | None,
+    devices: int | None,
+    progress: bool,
+    callback: Callback | None,
 ) -> Result:
     """Start or continue, and train to the end."""
     total, iteration_steps = algorithm.num_iterations, algorithm.steps_per_iteration
@@ -194,20 +255,28 @@ def _train(
             display = ProgressDisplay(algorithm, done_before)
             training.sinks.append(stack.enter_context(contextlib.closing(display)))
         start = time.perf_counter()
-        drive(
-            done_before,
-            total,
-            training.advance,
-            training.keep,
-            stopped,
-            lambda done: f"after iteration {done} of {total} and saved; continue with: pgjax resume {directory}",
-        )
+        ended: Stopped | None = None
+        try:
+            drive(
+                done_before,
+                total,
+                training.advance,
+                training.keep,
+                lambda done: callback(training.progress(done)) if callback else None,
+                stopped,
+                lambda done: f"after iteration {done} of {total} and saved; continue with: pgjax resume {directory}",
+            )
+        except Stopped as stop:
+            ended, total = stop, stop.position
         seconds_run = time.perf_counter() - start
-    state = training.state
-    if config["seeds"] is None:
-        state = jax.device_put(state, jax.local_devices()[0])  # what a user does with it, one device does
     steps, steps_now = total * iteration_steps, (total - done_before) * iteration_steps
-    return Result(algorithm, state, _stacked(training.rows), steps, steps_now, seconds_compile, seconds_run)
+    result = Result(
+        algorithm, training.own_state(), _stacked(training.rows), steps, steps_now, seconds_compile, seconds_run
+    )
+    if ended:
+        ended.result = result
+        raise ended
+    return result
 
 
 class _Training:
@@ -228,7 +297,9 @@ class _Training:
         self.total, self.iteration_steps = algorithm.num_iterations, algorithm.steps_per_iteration
         self.score, self.left_out = algorithm.score, not_kept(algorithm)
         self.clock, self.chunk = Clock(config["checkpoint_every"]), 1
+        self.is_single = config["seeds"] is None
         self.rows: list[Row] = []
+        self.new_rows: list[Row] = []
         self.sinks: list[Sink] = []
         self.checkpoints: Checkpoints | None = None
         self.done, self.state = 0, None
@@ -262,6 +333,7 @@ class _Training:
         self.state, report = self.programs.advance(self.subject, self.state, np.int32(size))
         rows, failure = _rows(jax.device_get(report), done, size, self.iteration_steps)
         self.rows += rows
+        self.new_rows = rows
         for sink in self.sinks if rows else []:
             sink.write(rows)
         if failure:
@@ -284,6 +356,16 @@ class _Training:
             self.checkpoints.save(done, self.state, score)
             if last or stopping:
                 self.checkpoints.wait()
+
+    def progress(self, done: int) -> Progress:
+        """What a callback is told."""
+        copied = functools.partial(jax.tree.map, jnp.copy)
+        metrics = {name: x for name, x in _stacked(self.new_rows).items() if name not in ("iteration", "steps")}
+        return Progress(done, done * self.iteration_steps, metrics, lambda: copied(self.own_state()))
+
+    def own_state(self) -> Any:
+        """The state where a user finds it: that of a single run on one device, which does what he does with it."""
+        return jax.device_put(self.state, jax.local_devices()[0]) if self.is_single else self.state
 
     def _evaluate(self, done: int) -> float:
         """Write the scores of exactly this state; the mean of the one that ranks."""

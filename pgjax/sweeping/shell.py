@@ -26,7 +26,7 @@ from pgjax.running.compile import Programs, compile_batch, fit, memory_limit
 from pgjax.running.directory import read_json, write_json
 from pgjax.running.loop import budget_note
 from pgjax.running.population import Population, member_of, stack
-from pgjax.running.session import Clock, check_count, check_same, drive, held, stop_signals
+from pgjax.running.session import Callback, Clock, Progress, check_count, check_same, drive, held, stop_signals
 from pgjax.running.sinks import SweepDisplay, say
 from pgjax.sweeping.plan import Group, Plan, arguments_from_json, make_plan
 from pgjax.sweeping.result import SweepResult
@@ -74,6 +74,7 @@ def sweep(
     devices: int | None = None,
     checkpoint_every: int | None = None,
     progress: bool = True,
+    callback: Callback | None = None,
     **axes: Any,
 ) -> SweepResult:
     """Train every setting of `axes` with every seed, and evaluate it.
@@ -98,11 +99,13 @@ def sweep(
         devices: over how many local devices members are spread; by default all.
         checkpoint_every: points between checkpoints; by default about every minute, and so rarely that they take at
             most 2 % of the time.
+        callback: called after every point of members that train together, with their `Progress`. If it returns True the
+            sweep ends as if a signal had stopped it; what it raises is raised when the sweep has been kept.
 
     Raises:
         InputError: an axis that is not known or not accepted, a size that is not positive, members that do not fit into
             memory one by one, or a directory that holds something else or is in use.
-        Interrupted: a signal asked the sweep to stop; with a directory it has been saved.
+        Interrupted: a signal or the callback asked the sweep to stop; with a directory it has been saved.
         OSError: a file could not be written; what was written before stays readable.
     """
     plan = make_plan(algorithm, seeds, mode, num_samples, seed, search or Search(), points, axes)
@@ -116,10 +119,10 @@ def sweep(
         for note in {budget_note(a) for a in plan.algorithms}:
             say(note)
     if directory is None:
-        return _Sweep(plan, kept, devices, None, progress).train()
+        return _Sweep(plan, kept, devices, None, progress, callback).train()
     config = plan.config | {"kept": kept._asdict()}
     with held(Path(directory), "sweep.json", config, functools.partial(_adopt, Path(directory), config)):
-        result = _Sweep(plan, kept, devices, Path(directory), progress).train()
+        result = _Sweep(plan, kept, devices, Path(directory), progress, callback).train()
         result.to_csv(Path(directory) / "members.csv")
         return result
 
@@ -130,7 +133,9 @@ def _adopt(directory: Path, config: dict[str, Any], stored: dict[str, Any]) -> d
     return stored
 
 
-def resume_sweep(directory: str | Path, devices: int | None = None, progress: bool = True) -> SweepResult:
+def resume_sweep(
+    directory: str | Path, devices: int | None = None, progress: bool = True, callback: Callback | None = None
+) -> SweepResult:
     """Continue the sweep in `directory`, or load it if it is finished.
 
     Raises:
@@ -138,14 +143,23 @@ def resume_sweep(directory: str | Path, devices: int | None = None, progress: bo
         And what `sweep` raises.
     """
     algorithm, arguments = arguments_from_json(read_json(Path(directory) / "sweep.json"))
-    return sweep(algorithm, directory=directory, devices=devices, progress=progress, **arguments)
+    how: dict[str, Any] = {"devices": devices, "progress": progress, "callback": callback}
+    return sweep(algorithm, directory=directory, **how, **arguments)
 
 
 class _Sweep:
     """A sweep while it runs: what is known of all members, filled in batch by batch."""
 
-    def __init__(self, plan: Plan, kept: Kept, devices: int | None, directory: Path | None, progress: bool) -> None:
-        self.plan, self.kept, self.devices = plan, kept, devices
+    def __init__(
+        self,
+        plan: Plan,
+        kept: Kept,
+        devices: int | None,
+        directory: Path | None,
+        progress: bool,
+        callback: Callback | None,
+    ) -> None:
+        self.plan, self.kept, self.devices, self.callback = plan, kept, devices, callback
         self.score = plan.algorithms[0].score
         self.directory, self.progress = directory, progress
         self.say = say if progress else lambda message: None
@@ -257,8 +271,17 @@ class _Sweep:
                         if stopping or point == end:
                             checkpoints.wait()
 
-            saved = f"of {path} and saved; continue with: pgjax resume {self.directory}"
-            drive(point, end, advance, keep, self.stopped, lambda point: f"at point {point} of {plan.points} {saved}")
+            def ask(point: int) -> bool | None:
+                if self.callback is None:
+                    return None
+                iteration, state = plan.iteration(batch.member, point), batch.state
+                metrics = {name: curve[point - 1 : point, : len(members)] for name, curve in batch.curves.items()}
+                steps = iteration * self.algorithms[members[0]].steps_per_iteration
+                return self.callback(Progress(iteration, steps, metrics, lambda: jax.tree.map(jnp.copy, state)))
+
+            saved = f" of {path} and saved; continue with: pgjax resume {self.directory}" if path else ""
+            where = f"at point {{}} of {plan.points}{saved}"
+            drive(point, end, advance, keep, ask, self.stopped, where.format)
         self._store(batch, population, members, start, end)
 
     def _advance(self, programs: Programs, population: Population, batch: Batch, point: int) -> Batch:
