@@ -14,6 +14,7 @@ from pgjax.core.cores import use_all_cores
 
 if TYPE_CHECKING:
     from pgjax import alignment as alignment
+    from pgjax.algorithms import register_algorithm as register_algorithm
     from pgjax.algorithms.a2c import A2C as A2C
     from pgjax.algorithms.ddpg import DDPG as DDPG
     from pgjax.algorithms.discrete_sac import DiscreteSAC as DiscreteSAC
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from pgjax.networks.feedforward import MLP as MLP
     from pgjax.networks.feedforward import Custom as Custom
     from pgjax.networks.recurrent import GRU as GRU
+    from pgjax.networks.registry import register_network as register_network
     from pgjax.networks.transformer import Transformer as Transformer
     from pgjax.running.checkpoint import load_params as load_params
     from pgjax.running.checkpoint import save_params as save_params
@@ -67,6 +69,8 @@ _EXPORTS = {
     "make": "environments.gymnax",
     "register": "environments.gymnax",
     "registered_envs": "environments.gymnax",
+    "register_algorithm": "algorithms",
+    "register_network": "networks.registry",
     "MLP": "networks.feedforward",
     "CNN": "networks.feedforward",
     "GRU": "networks.recurrent",

@@ -3,11 +3,15 @@
 import dataclasses
 import importlib
 import json
+import shlex
+import subprocess
+import sys
 import typing
 
 import pytest
 
 import pgjax
+from pgjax import algorithms
 from pgjax.algorithms import ALGORITHMS, algorithm_class
 from pgjax.commands import cli, flags
 from pgjax.core.parts import kinds_of
@@ -141,6 +145,98 @@ def test_listings(capsys):
     assert [line.split()[0] for line in out.splitlines()] == list(ALGORITHMS)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--version"], [f"pgjax {pgjax.__version__}"]),
+        (["train", "--help"], [*ALGORITHMS, "needs an algorithm first"]),
+        (["sweep", "-h"], [*ALGORITHMS, "pgjax sweep ALGORITHM"]),
+        (["train", "ppo", "--help"], ["needs --env", "Schulman", "clip_eps", "with these and --help"]),
+        (["train", "sft", "--help"], ["needs --model", "Ouyang", "learning_rate"]),
+        (["envs", "--help"], ["lists the environments"]),
+        (["algorithms", "-h"], ["lists the algorithms"]),
+    ],
+)
+def test_help_answers_wherever_it_is_asked(capsys, arguments, words):
+    code, out, err = run_cli(capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert all(word in out for word in words)
+
+
+def test_the_algorithm_may_come_behind_its_flags():
+    for arguments in (["--env", "CartPole-v1", "ppo"], ["--no-cache", "ppo", "--env", "CartPole-v1"]):
+        what, rest = flags.subject("train", arguments)
+        assert (what.name, what.subject) == ("ppo", "CartPole-v1")
+        assert "ppo" not in rest
+
+
+def test_a_listing_in_a_pipe_is_whole_columns_or_json(capsys, run):
+    _, out, _ = run_cli(capsys, "list", str(run.parent))
+    header, row = out.splitlines()
+    assert header.split() == ["run", "on", "algorithm", "steps", "score", "status"]
+    assert header.index("status") == row.index("finished")
+    _, out, _ = run_cli(capsys, "list", str(run.parent), "--json")
+    assert json.loads(out)["status"] == "finished"
+
+
+def test_output_that_nobody_reads_ends_quietly():
+    code = "import sys; from pgjax.commands.cli import main; sys.exit(main(['envs']))"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout.split() in (["141"], ["0"])
+
+
+OWN = """
+import flax.linen as nn
+import pgjax
+from pgjax.networks.feedforward import MLP
+from pgjax.environments.probes import Recall
+
+@pgjax.pytree
+class Wide(MLP):
+    '''An MLP of my own.'''
+
+@pgjax.pytree
+class MyPPO(pgjax.PPO):
+    '''PPO of my own.'''
+
+    bonus: pgjax.Scalar = pgjax.field("something of mine", default=0.5, accepts="[0, 1]")
+
+pgjax.register_network("wide", Wide)
+pgjax.register_algorithm("my-ppo", MyPPO)
+"""
+
+
+def test_parts_of_ones_own_are_named_by_a_module_that_is_imported(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_parts.py").write_text(OWN)
+    train = ["train", "my-ppo", "--env", "CartPole-v1", "--network", "wide", "--hidden", "8", "--bonus", "0.25"]
+    train += [*TINY, "--directory", "run", "--episodes", "4", "--no-cache"]
+    code, _, err = run_cli(capsys, *train)
+    assert code == 2
+    assert "algorithm = 'my-ppo' is not known" in err
+    code, _, err = run_cli(capsys, "--import", "no_such_module", *train)
+    assert code == 2
+    assert "--import no_such_module: ModuleNotFoundError" in err
+    try:
+        code, out, _ = run_cli(capsys, "--import", "own_parts", *train)
+        assert code == 0
+        assert "bonus = 0.25" in out
+        config = json.loads((tmp_path / "run" / "config.json").read_text())
+        assert (config["algorithm"], config["parts"]["network"]["name"]) == ("my-ppo", "wide")
+        assert run_cli(capsys, "evaluate", "run", "--episodes", "2", "--no-cache", "--import", "own_parts")[0] == 0
+        with pytest.raises(pgjax.InputError, match="name = 'my-ppo' is taken"):
+            pgjax.register_algorithm("my-ppo", pgjax.PPO)
+        with pytest.raises(pgjax.InputError, match="network = 'wide' is taken"):
+            pgjax.register_network("wide", pgjax.MLP)
+    finally:
+        for table in (ALGORITHMS, algorithms._OWN):
+            table.pop("my-ppo", None)
+        NETWORKS.table.pop("wide", None)
+        sys.modules.pop("own_parts", None)
+
+
 def test_help_shows_every_field_with_its_sentence(capsys):
     code, out, _ = run_cli(capsys, "train", "ppo", "--env", "CartPole-v1", "--help")
     assert code == 0
@@ -243,6 +339,15 @@ def test_sweep_trains_what_the_flags_say_and_keeps_it(capsys, tmp_path):
     code, again, _ = run_cli(capsys, "resume", str(directory), "--no-cache")
     assert code == 0
     assert again.splitlines()[-1].partition("best_score")[2] == out.splitlines()[-1].partition("best_score")[2]
+    best = out.splitlines()[-1].partition("best_members=")[2].strip("[]").split(", ")
+    code, figures, _ = run_cli(capsys, "evaluate", str(directory), "--episodes", "2", "--no-cache")
+    assert [line.partition(":")[0] for line in figures.splitlines()] == [*(f"member {i}" for i in best), "all"]
+    code, figures, _ = run_cli(capsys, "evaluate", str(directory), "--member", "3", "--episodes", "2", "--no-cache")
+    assert [line.partition(":")[0] for line in figures.splitlines()] == ["member 3"]
+    _, _, err = run_cli(capsys, "evaluate", str(directory), "--member", "99")
+    assert "member 99 is not accepted: expected one from 0 to 15" in err
+    code, out, _ = run_cli(capsys, "plot", str(directory), "--out", str(tmp_path / "again"))
+    assert out.split() == [str(tmp_path / "again.png"), str(tmp_path / "again.svg")]
     code, listed, _ = run_cli(capsys, "list", str(tmp_path))
     assert "ppo sweep x" in listed
     assert "finished" in listed

@@ -334,7 +334,7 @@ def test_from_nothing_to_a_policy_on_the_command_line(pg, tmp_path):
     assert (figures(out)["model"], figures(out)["steps"]) == ("sft", "16")
     scores = {"reward", "kl_to_start", "entropy", "eos_rate", "length", "win_rate"}
     assert figures(pg("evaluate", "rlhf", "--episodes", "4", "--no-cache")).keys() == scores
-    assert len(pg("evaluate", "rm", "--best", "--no-cache").splitlines()) == 2
+    assert len(pg("evaluate", "rm", "--best", "--no-cache").splitlines()) == 3
     completions = pg("generate", "rlhf", "--prompt", "a", "--num", "4", "--no-cache").splitlines()
     assert [line.split()[0] for line in completions] == ["a"] * 4
     assert pg("generate", "lm", "--temperature", "0", "--max-tokens", "3", "--no-cache")

@@ -97,6 +97,10 @@ ALGORITHMS = {
 }
 
 
+_OWN: dict[str, type] = {}
+"""Of ALGORITHMS, those that are somebody's own."""
+
+
 def algorithm_class(name: str) -> Any:
     """The class called `name` in the table above.
 
@@ -106,4 +110,29 @@ def algorithm_class(name: str) -> Any:
     if name not in ALGORITHMS:
         raise InputError(f"algorithm = {name!r} is not known: {nearest(name, ALGORITHMS)}")
     module, cls, _ = ALGORITHMS[name]
-    return getattr(importlib.import_module(f"pgjax.{module}"), cls)
+    return _OWN.get(name) or getattr(importlib.import_module(f"pgjax.{module}"), cls)
+
+
+def algorithm_name(cls: type) -> str | None:
+    """The name of a class in the table above; None for one that is not there."""
+    names = {(f"pgjax.{module}", known): name for name, (module, known, _) in ALGORITHMS.items() if name not in _OWN}
+    names |= {(own.__module__, own.__name__): name for name, own in _OWN.items()}
+    return names.get((cls.__module__, cls.__name__))
+
+
+def register_algorithm(name: str, cls: type) -> None:
+    """Make an algorithm class of your own known as `name`, to configs, the command line and sweeps.
+
+    In every process that reads its runs, before it does: on the command line by `--import` of the module that calls
+    this.
+
+    Raises:
+        InputError: the name is taken, or `cls` is not a class.
+    """
+    if not isinstance(cls, type):
+        raise InputError(f"register_algorithm: cls = {cls!r} is not accepted: expected a class")
+    if name in ALGORITHMS:
+        raise InputError(f"register_algorithm: name = {name!r} is taken: choose another")
+    sentence = (cls.__doc__ or cls.__name__).strip().splitlines()[0]
+    ALGORITHMS[name] = (cls.__module__, cls.__name__, sentence)
+    _OWN[name] = cls

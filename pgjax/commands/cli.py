@@ -1,15 +1,21 @@
 """The command line. Help and listings import neither jax nor gymnax; flags are generated from the dataclasses."""
 
 import dataclasses
+import importlib
+import json
+import os
+import signal
 import sys
 import time
 import typing
 import warnings
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from pgjax.algorithms import ALGORITHMS
 from pgjax.commands.flags import (
+    Flag,
     Subject,
     axis,
     axis_flags,
@@ -35,12 +41,16 @@ usage: pgjax COMMAND ...
   pgjax sweep ALGORITHM --env ID [flags]   train many settings and seeds; any flag takes several values
   pgjax resume RUN [--total-steps N]       continue a run or sweep that was stopped, or train on
   pgjax evaluate RUN [--best]              evaluate a run's newest state, or its best
-  pgjax list DIR                           the runs under a directory
+  pgjax list [DIR] [--json]                the runs under a directory
   pgjax plot RUN ... [--out PATH]          learning curves of runs, as PNG and SVG
   pgjax render RUN [--out PATH]            an episode of a run as a GIF
   pgjax generate RUN --prompt TEXT         completions by a language model, of a run or a Hugging Face folder
   pgjax envs                               the environments
   pgjax algorithms                         the algorithms
+  pgjax --version
+
+RUN may be a sweep: evaluate and render take its best setting, or a member by --member I.
+--import MODULE, before anything else is done, for parts of your own that the module registers.
 
 for example:
 
@@ -67,14 +77,22 @@ def main(argv: list[str] | None = None) -> int:
         print(USAGE, end="")
         return 0 if arguments else 2
     try:
+        arguments = _import_own(arguments)
+        if arguments[0] == "--version":
+            print(f"pgjax {metadata.version('pgjax')}")
+            return 0
         if arguments[0] not in commands:
             raise InputError(f"command = {arguments[0]!r} is not known: {nearest(arguments[0], commands)}")
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]
             commands[arguments[0]](arguments[1:])
+            sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads the output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -82,6 +100,29 @@ def main(argv: list[str] | None = None) -> int:
         print(stop, file=sys.stderr)
         return 128 + stop.signal_number
     return 0
+
+
+def _import_own(arguments: list[str]) -> list[str]:
+    """Import the modules that `--import` names, from the working directory too; the arguments without them.
+
+    Raises:
+        InputError: there is no such module, or it raises something.
+    """
+    rest: list[str] = []
+    found = iter(arguments)
+    for argument in found:
+        if argument != "--import":
+            rest.append(argument)
+            continue
+        name = next(found, "")
+        sys.path.insert(0, "")
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise InputError(f"--import {name}: {type(error).__name__}: {error}") from error
+        finally:
+            sys.path.remove("")
+    return rest
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:
@@ -103,13 +144,16 @@ def _envs(arguments: list[str]) -> None:
 
 
 def _no_arguments(command: str, arguments: list[str]) -> None:
+    if {*arguments} & {"-h", "--help"}:
+        print(f"pgjax {command} lists the {command.replace('envs', 'environments')}, and takes no arguments")
+        raise SystemExit(0)
     if arguments:
         raise InputError(f"pgjax {command} takes no arguments, got {' '.join(arguments)}")
 
 
 def _train(arguments: list[str]) -> None:
-    what, arguments = subject("train", arguments)
-    from pgjax.running.sinks import SINKS
+    what, arguments = _subject("train", arguments)
+    from pgjax.running.sinks import SINKS, check_sinks
 
     flags = parse(
         f"pgjax train {what.name}",
@@ -128,6 +172,7 @@ def _train(arguments: list[str]) -> None:
             *what.option_flags(),
         ],
     )
+    check_sinks(flags.sinks)
     if flags.cache:
         enable_compilation_cache()
     from pgjax.running.config import to_config
@@ -142,6 +187,26 @@ def _train(arguments: list[str]) -> None:
     _report(run(algorithm, flags.seed, directory, **kept), directory)
 
 
+def _subject(command: str, arguments: list[str]) -> tuple[Subject, list[str]]:
+    """What is trained; help where too little is said to know all flags."""
+    try:
+        return subject(command, arguments)
+    except InputError as missing:
+        if not {*arguments} & {"-h", "--help"}:
+            raise
+        algorithm = next((argument for argument in arguments if argument in ALGORITHMS), None)
+        print(f"usage: pgjax {command} {algorithm or 'ALGORITHM'} ... [flags]\n\n{missing}\n")
+        if algorithm is None:
+            _algorithms([])
+            print()
+        else:
+            from pgjax.algorithms import algorithm_class
+
+            print(f"{algorithm_class(algorithm).__doc__}\n")
+        print(f"pgjax {command} {algorithm or 'ALGORITHM'} with these and --help shows every flag and its value.")
+        raise SystemExit(0) from None
+
+
 def _params(what: Subject, flags: Any) -> dict[str, dict[str, Any]]:
     """What the flags `--PART-params` say, by the name of the flag."""
     names = [part.params for part in what.parts if part.declaration is None]
@@ -149,7 +214,7 @@ def _params(what: Subject, flags: Any) -> dict[str, dict[str, Any]]:
 
 
 def _sweep(arguments: list[str]) -> None:
-    what, arguments = subject("sweep", arguments)
+    what, arguments = _subject("sweep", arguments)
     from pgjax.sweeping.search import SEARCHES
 
     fields = what.option_flags()
@@ -308,7 +373,7 @@ def _evaluate(arguments: list[str]) -> None:
         arguments,
         [
             positional("run", str, "RUN", "directory of a run"),
-            flag("best", bool, "the best checkpoint by evaluated score instead of the newest", False),
+            *_which_flags(),
             flag("episodes", int, "complete episodes, or other cases, to average over", 128),
             flag("seed", int, "seed of the evaluation's random key", 0),
             flag("deterministic", bool, "play the mode of the policy instead of sampling", True),
@@ -323,38 +388,82 @@ def _evaluate(arguments: list[str]) -> None:
     from pgjax.running.session import check_count
 
     check_count("evaluate: episodes", flags.episodes)
-    for result in _members(flags.run, flags.best):
+    members = _members(flags.run, flags.best, flags.member)
+    found = []
+    for label, result in members:
         algorithm, state, key = result.algorithm, result.state, jax.random.key(flags.seed)
         if hasattr(algorithm, "actor"):
-            found = evaluate(algorithm, state, key, flags.episodes, flags.deterministic)
+            each = evaluate(algorithm, state, key, flags.episodes, flags.deterministic)
             names = ("mean", "std", "min", "max")
-            scores = {"episodes": found.num_episodes} | {f"return_{name}": getattr(found, name) for name in names}
+            scores = {"episodes": each.num_episodes} | {f"return_{name}": getattr(each, name) for name in names}
         else:
             scores = jax.jit(type(algorithm).evaluate, static_argnums=3)(algorithm, state, key, flags.episodes)
-        print(_figures({name: value.tolist() for name, value in scores.items()}))
+        found.append({name: value.tolist() for name, value in scores.items()})
+        print(f"{label}{_figures(found[-1])}")
+    if len(members) > 1:
+        print(f"all: {_figures({name: [each[name] for each in found] for name in found[0]})}")
 
 
-def _members(run: str, best: bool) -> list[Any]:
-    """The members of a stored population, or the one result of a run."""
+def _which_flags() -> list[Flag]:
+    """What of a run or sweep is taken."""
+    return [
+        flag("best", bool, "the best checkpoint by evaluated score instead of the newest", False),
+        flag("member", int | None, "one member; default all of a run's seeds, or of a sweep's best setting", None),
+    ]
+
+
+def _members(run: str, best: bool, member: int | None) -> list[tuple[str, Any]]:
+    """What is asked for of a run or sweep, each with what it is called where there are several."""
+    if holds_sweep(Path(run)):
+        if best:
+            raise InputError("--best is for runs: of a sweep the best setting is taken by itself, and its last state")
+        from pgjax.sweeping.shell import resume_sweep
+
+        if status(Path(run)) != "finished":
+            raise InputError(f"the sweep in {run} is {status(Path(run))}: finish it with pgjax resume {run}")
+        swept = resume_sweep(run, progress=False)
+        indices = swept.best().members if member is None else [member]
+        return [(f"member {i}: ", swept.member(i)) for i in indices]
     from pgjax.running.shell import load
 
-    result = load(run, "best" if best else "newest")
-    seeds = read_config(run)["seeds"]
-    return [result] if seeds is None else [result.member(i) for i in range(seeds)]
+    result, seeds = load(run, "best" if best else "newest"), read_config(run)["seeds"]
+    if member is not None and not 0 <= member < (seeds or 1):
+        raise InputError(f"--member {member} is not accepted: expected one from 0 to {(seeds or 1) - 1}")
+    if seeds is None:
+        return [("", result)]
+    return [(f"member {i}: ", result.member(i)) for i in (range(seeds) if member is None else [member])]
 
 
 def _list(arguments: list[str]) -> None:
-    flags = parse("pgjax list", arguments, [positional("directory", str, "DIR", "where runs are kept", "runs")])
+    flags = parse(
+        "pgjax list",
+        arguments,
+        [
+            positional("directory", str, "DIR", "where runs are kept", "runs"),
+            flag("json", bool, "a JSON object for each run", False),
+        ],
+    )
     found = sorted(path.parent for name in ("config", "sweep") for path in Path(flags.directory).rglob(f"{name}.json"))
     if not found:
         raise InputError(f"{flags.directory} holds no runs")
-    from rich.console import Console
-    from rich.table import Table
+    rows = [_list_row(run, Path(flags.directory)) for run in found]
+    names = ["run", "on", "algorithm", "steps", "score", "status"]
+    if flags.json:
+        for row in rows:
+            print(json.dumps(dict(zip(names, row, strict=True))))
+    elif sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
 
-    table = Table("run", "on", "algorithm", "steps", "score", "status")
-    for run in found:
-        table.add_row(*_list_row(run, Path(flags.directory)))
-    Console().print(table)
+        table = Table(*names)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        Console().print(table)
+    else:
+        widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+        for row in [names, *rows]:
+            print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _list_row(run: Path, directory: Path) -> list[str]:
@@ -393,9 +502,18 @@ def _plot(arguments: list[str]) -> None:
     )
     if not flags.runs:
         raise InputError("pgjax plot needs at least one RUN")
-    from pgjax.reporting.plotting import plot_runs
+    sweeps = [run for run in flags.runs if holds_sweep(Path(run))]
+    if sweeps and len(flags.runs) > 1:
+        raise InputError(f"{sweeps[0]} is a sweep: expected it alone, or runs")
+    if sweeps:
+        from pgjax.sweeping.shell import resume_sweep
 
-    for path in plot_runs([Path(run) for run in flags.runs], flags.metric, Path(flags.out)):
+        pictures = resume_sweep(sweeps[0], progress=False).plot(Path(flags.out), flags.metric)
+    else:
+        from pgjax.reporting.plotting import plot_runs
+
+        pictures = plot_runs([Path(run) for run in flags.runs], flags.metric, Path(flags.out))
+    for path in pictures:
         print(path)
 
 
@@ -405,7 +523,7 @@ def _render(arguments: list[str]) -> None:
         arguments,
         [
             positional("run", str, "RUN", "directory of a run"),
-            flag("best", bool, "the best checkpoint by evaluated score instead of the newest", False),
+            *_which_flags(),
             flag("out", str | None, "the file to write; default RUN/episode.gif", None),
             flag("seed", int, "seed of the episode's random key", 0),
             flag("max_steps", int, "frames at most", 500),
@@ -418,7 +536,7 @@ def _render(arguments: list[str]) -> None:
 
     from pgjax.reporting.rendering import render_episode
 
-    result = _members(flags.run, flags.best)[0]
+    _, result = _members(flags.run, flags.best, flags.member)[0]
     out = Path(flags.out or f"{flags.run}/episode.gif")
     steps, total = render_episode(result.algorithm, result.state, jax.random.key(flags.seed), out, flags.max_steps)
     print(f"{out}: {steps} steps, return {total:.2f}")

@@ -105,9 +105,10 @@ def subject(command: str, arguments: list[str]) -> tuple[Subject, list[str]]:
     Raises:
         InputError: there is no algorithm, a part without default is missing, or a name is not known.
     """
-    if not arguments or arguments[0].startswith("-"):
+    place = _place_of_algorithm(arguments)
+    if place is None:
         raise InputError(f"pgjax {command} needs an algorithm first, one of: {', '.join(ALGORITHMS)}")
-    name, rest = arguments[0], arguments[1:]
+    name, rest = arguments[place], arguments[:place] + arguments[place + 1 :]
     cls = algorithm_class(name)
     from pgjax.core.parts import kinds_of
 
@@ -124,6 +125,14 @@ def subject(command: str, arguments: list[str]) -> tuple[Subject, list[str]]:
             described = {option: v for option, v in tuned.get(field, described).items() if option != "name"}
         parts.append(Part(field, kind, chosen, kind.declaration(chosen), described if chosen == default else {}))
     return Subject(name, cls, parts, tuned), rest
+
+
+def _place_of_algorithm(arguments: list[str]) -> int | None:
+    """Where the name of the algorithm is: first, or where there is one behind flags."""
+    if arguments and not arguments[0].startswith("-"):
+        return 0
+    names = [i for i, argument in enumerate(arguments) if argument in ALGORITHMS]
+    return min(names, key=lambda i: arguments[i - 1].startswith("--"), default=None)
 
 
 def _default_description(cls: Any, field: str, kind: Any) -> dict[str, Any]:

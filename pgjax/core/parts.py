@@ -95,6 +95,18 @@ class Dataclasses:
         """The names of the table."""
         return f"one of: {', '.join(self.table)}"
 
+    def register(self, name: str, cls: type) -> None:
+        """Let a dataclass of somebody's own be known by that name.
+
+        Raises:
+            InputError: the name is taken, or `cls` is not a dataclass.
+        """
+        if name in self.table:
+            raise InputError(f"{self.label} = {name!r} is taken: choose another name")
+        if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+            raise InputError(f"{self.label} {name}: {cls!r} is not accepted: expected a class with @pgjax.pytree")
+        self.table[name] = cls
+
     def make(self, name: str, **options: Any) -> Any:
         """A new object of the class of that name, whose constructor checks its fields."""
         cls = self.declaration(name)

@@ -7,3 +7,12 @@ from pgjax.networks.transformer import Transformer
 
 NETWORKS = Dataclasses("network", {"mlp": MLP, "cnn": CNN, "gru": GRU, "transformer": Transformer})
 """A network that is not of these classes is somebody's own code."""
+
+
+def register_network(name: str, cls: type) -> None:
+    """Make a network class of your own, a `@pgjax.pytree`, known as `name`, as `register_algorithm` does.
+
+    Raises:
+        InputError: the name is taken, or `cls` is not such a class.
+    """
+    NETWORKS.register(name, cls)

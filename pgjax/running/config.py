@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from pgjax.algorithms import ALGORITHMS, algorithm_class
+from pgjax.algorithms import algorithm_class, algorithm_name
 from pgjax.core.algorithm import Algorithm
 from pgjax.core.errors import InputError
 from pgjax.core.parts import Kind, from_json, kinds_of, part_name, plain_repr, to_json
@@ -23,12 +23,11 @@ def to_config(algorithm: Any) -> dict[str, Any]:
     `parts` holds the name and the options of each part, `hyperparameters` every other field. `unit` and `score` are the
     algorithm's own, for those who read a run from outside.
     """
-    names = {(f"pgjax.{module}", cls): name for name, (module, cls, _) in ALGORITHMS.items()}
     cls, kinds = type(algorithm), kinds_of(algorithm)
     values = {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
     parts = {name: kind.describe(values[name]) or own_part(kind, values[name]) for name, kind in kinds.items()}
     return {
-        "algorithm": names.get((cls.__module__, cls.__name__), {"own": plain_repr(cls)}),
+        "algorithm": algorithm_name(cls) or {"own": plain_repr(cls)},
         "parts": parts,
         "hyperparameters": {name: to_json(value) for name, value in values.items() if name not in kinds},
         "unit": algorithm.unit,
@@ -58,7 +57,8 @@ def from_config(config: dict[str, Any]) -> Algorithm:
     if own:
         raise InputError(
             f"this run used code of its own, which its config cannot make again: {', '.join(own)}; "
-            "an environment can be named by pgjax.register, a reward by pgjax.alignment.register_reward"
+            "give it as algorithm=, or name it before: pgjax.register for an environment, register_network, "
+            "register_algorithm, alignment.register_reward; on the command line with --import of the module that does"
         )
     cls = algorithm_class(name)
     kinds, known = kinds_of(cls), {f.name for f in dataclasses.fields(cls)}
