@@ -1,9 +1,11 @@
 """Runs that stop and go on: the same bits, the same files, and nothing lost to damage."""
 
+import contextlib
 import dataclasses
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +20,10 @@ import pytest
 
 import pgjax
 from pgjax.algorithms.in_environment import learning_rates
+from pgjax.commands import cli
 from pgjax.running.checkpoint import Checkpoints
 from pgjax.running.config import from_config
-from pgjax.running.directory import locked, read_config, read_rows, status
+from pgjax.running.directory import locked, read_config, read_json, read_rows, status, write_json
 from pgjax.running.sinks import JsonLines
 
 run_module = importlib.import_module("pgjax.running.shell")
@@ -442,3 +445,102 @@ def test_a_run_in_somebodys_own_environment_continues_with_a_new_object(tiny_ppo
     assert pgjax.run(tiny_ppo(pgjax.make(Mine())), 0, tmp_path / "run", episodes=4, progress=False).steps_now == 4 * 32
     with pytest.raises(pgjax.InputError, match="code of its own"):
         pgjax.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"{}", b'{"return_mean": "high"}'])
+def test_a_damaged_score_of_a_checkpoint_costs_only_its_rank(undisturbed, tmp_path, content):
+    run = copy_of(undisturbed / "mlp" / "whole", tmp_path / "run")
+    (run / "checkpoints" / "6" / "metrics" / "metrics").write_bytes(content)
+    with pytest.warns(UserWarning, match=r"checkpoint 6 in .*: its score is damaged, and counts as the worst"):
+        result = pgjax.load(run)
+    assert int(result.state.iteration) == 6
+    assert int(pgjax.load(run, "best").state.iteration) in (2, 4)
+
+
+def test_a_checkpoint_of_another_run_in_its_place_is_not_taken(undisturbed, tiny_algorithm, tmp_path):
+    run = copy_of(undisturbed / "mlp" / "whole", tmp_path / "run")
+    algorithm, settings = case("mlp", tiny_algorithm)
+    pgjax.run(algorithm, 6, tmp_path / "other", progress=False, **settings)
+    shutil.rmtree(run / "checkpoints" / "6")
+    copy_of(tmp_path / "other" / "checkpoints" / "6", run / "checkpoints" / "6")
+    with pytest.warns(UserWarning, match="is of another run; going back to the one before"):
+        result = pgjax.resume(run, progress=False)
+    assert result.steps_now == 2 * 32
+    assert_same_run(run, undisturbed / "mlp" / "whole")
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_trained_over(undisturbed, tmp_path):
+    run = copy_of(undisturbed / "mlp" / "whole", tmp_path / "run")
+    shutil.rmtree(run / "checkpoints")
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(pgjax.InputError, match="was evaluated after iteration 6 and has no checkpoint"):
+        pgjax.resume(run, progress=False)
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_metric_that_was_changed_is_noticed(undisturbed, tmp_path):
+    run = copy_of(undisturbed / "mlp" / "whole", tmp_path / "run")
+    rows = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join([*rows[:2], rows[2].replace('"steps": 96', '"steps": 97'), *rows[3:]]))
+    with pytest.warns(UserWarning, match=r"metrics.jsonl is damaged: rows are lost, they are not what was written"):
+        pgjax.load(run)
+    (run / "metrics.jsonl").write_text("".join([*rows[:2], *rows[3:]]))
+    with pytest.warns(UserWarning, match=r"they are not what was written; the damaged file is kept as"):
+        pgjax.resume(run, progress=False)
+
+
+def test_a_run_whose_directory_is_removed_fails_at_its_next_write(tiny, tmp_path, one_iteration_chunks):
+    def remove(progress):
+        if progress.iteration == 2:
+            shutil.rmtree(tmp_path / "run")
+
+    with pytest.raises(OSError, match=r"cannot write .*metrics.jsonl: it was removed while the run was writing it"):
+        pgjax.run(tiny, 0, tmp_path / "run", checkpoint_every=6, progress=False, callback=remove)
+
+
+@pytest.mark.parametrize("name", ["lock", "config.json", "metrics.jsonl", "status.json"])
+def test_links_and_pipes_in_a_directory_of_somebody_else_are_not_followed(undisturbed, tmp_path, name, capsys):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for kind in ("link", "pipe"):
+        run = copy_of(undisturbed / "mlp" / "whole", tmp_path / kind)
+        (run / name).unlink()
+        (run / name).symlink_to(victim) if kind == "link" else os.mkfifo(run / name)
+        with contextlib.suppress(pgjax.InputError, OSError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pgjax.resume(run, progress=False)
+        assert victim.read_text() == "precious"
+        assert cli.main(["list", str(run.parent / kind)]) in (0, 2), "and nothing waits for the other end"
+
+
+def test_temporary_files_have_names_that_nobody_can_guess(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "config.json.tmp").symlink_to(victim)
+    write_json(tmp_path / "config.json", {"a": 1})
+    assert victim.read_text() == "precious"
+    assert read_json(tmp_path / "config.json") == {"a": 1}
+    assert {path.name for path in tmp_path.iterdir()} == {"victim", "config.json", "config.json.tmp"}
+
+
+def test_one_damaged_run_does_not_hide_the_others(undisturbed, tmp_path, capsys):
+    copy_of(undisturbed / "mlp" / "whole", tmp_path / "whole")
+    harms = {
+        "status-list": ("status.json", b"[]"),
+        "status-empty": ("status.json", b"{}"),
+        "config-bytes": ("config.json", b"\xff\xfe\x00"),
+        "config-list": ("config.json", b"[1]"),
+        "config-deep": ("config.json", b"[" * 100_000),
+        "metrics-digits": ("metrics.jsonl", b'{"iteration": ' + b"9" * 6000 + b"}\n"),
+        "metrics-bytes": ("metrics.jsonl", b"\xff\xfe\n"),
+    }
+    for name, (file, content) in harms.items():
+        (copy_of(undisturbed / "mlp" / "whole", tmp_path / name) / file).write_bytes(content)
+    assert cli.main(["list", str(tmp_path)]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert rows["whole"].endswith("finished")
+    assert all("damaged" in rows[name] for name in harms)
+    for name in harms:
+        if name.startswith("config"):
+            with pytest.raises(pgjax.InputError, match="is damaged"):
+                pgjax.load(tmp_path / name)

@@ -486,7 +486,7 @@ def _list_row(run: Path, directory: Path) -> list[str]:
             f"{score} {known[-1]:.2f}" if known else "",
             status(run),
         ]
-    except (InputError, KeyError, TypeError, AttributeError, StopIteration) as error:
+    except Exception as error:  # whatever is wrong with it, the others are listed
         return [name, "", "", "", "", f"damaged: {error if isinstance(error, InputError) else repr(error)}"]
 
 

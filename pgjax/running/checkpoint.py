@@ -18,6 +18,7 @@ import numpy as np
 
 from pgjax.core.algorithm import Params
 from pgjax.core.errors import InputError
+from pgjax.running.directory import read_json, write_json
 
 
 class Checkpoints:
@@ -33,10 +34,11 @@ class Checkpoints:
         score: tuple[str, Literal["max", "min"]] | None,
         keep: int | None,
         left_out: tuple[str, ...] = (),
+        identity: str | None = None,
     ) -> None:
         """`score` says which evaluation is the best one, None that none is; `keep` None only reads: what another
         process is writing stays untouched. Fields of a state called as in `left_out` are not kept, and are restored as
-        a run starts with them."""
+        a run starts with them. `identity` is that of the run: a checkpoint of another one counts as damaged."""
         # Orbax costs a second to import, and only runs that are kept need it. It logs whole tracebacks of errors that
         # it raises as well.
         import orbax.checkpoint as ocp
@@ -51,13 +53,17 @@ class Checkpoints:
 
         best = [BestN(get_metric_fn=evaluated, reverse=direction == "min", n=1)] if score else []
         kept = AnyPreservationPolicy([LatestN(keep), *best])
-        self.ocp, self.name = ocp, name
+        self.ocp, self.directory = ocp, directory.absolute()
+        self.name, self.direction = name, direction
         self.worst = float(np.finfo(np.float32).min if direction == "max" else np.finfo(np.float32).max)
         self.pool = ThreadPoolExecutor(1)
+        self.rows = ""
+        """The digest of the metrics that led to the state that was restored last."""
         self.writing: Future[None] | None = None
-        self.read_only, self.left_out = keep is None, left_out
+        self.read_only, self.left_out, self.identity = keep is None, left_out, identity
+        self._mend_scores()
         self.manager = ocp.CheckpointManager(
-            directory.absolute(),
+            self.directory,
             item_handlers={"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=None if self.read_only else kept,
@@ -68,18 +74,19 @@ class Checkpoints:
             ),
         )
 
-    def save(self, iteration: int, state: Any, score: float) -> None:
-        """Copy `state`, the one that was evaluated to `score`, and digest and write it in the background.
+    def save(self, iteration: int, state: Any, score: float, rows: str = "") -> None:
+        """Copy `state`, the one that was evaluated to `score`, and digest and write it in the background, with `rows`,
+        the digest of the metrics that led to it.
 
         Raises:
             OSError: the one before could not be written; the complete ones are untouched.
         """
         self._finish()
         leaves = {name: np.array(leaf) for name, leaf in _named_leaves(state).items() if self._is_kept(name)}
-        self.writing = self.pool.submit(self._write, iteration, leaves, score)
+        self.writing = self.pool.submit(self._write, iteration, leaves, score, {"run": self.identity, "rows": rows})
 
-    def _write(self, iteration: int, leaves: dict[str, np.ndarray], score: float) -> None:
-        meta = {"sha256": {name: _digest(leaf) for name, leaf in leaves.items()}}
+    def _write(self, iteration: int, leaves: dict[str, np.ndarray], score: float, about: dict[str, Any]) -> None:
+        meta = about | {"sha256": {name: _digest(leaf) for name, leaf in leaves.items()}}
         items = self.ocp.args.Composite(state=self.ocp.args.PyTreeSave(leaves), meta=self.ocp.args.JsonSave(meta))
         metrics = {self.name: score if math.isfinite(score) else self.worst}
         self._guard(lambda: self.manager.save(iteration, args=items, metrics=metrics))
@@ -112,8 +119,36 @@ class Checkpoints:
         return sorted(self.manager.all_steps())
 
     def best(self) -> int | None:
-        """The iteration of the best evaluation that is kept."""
-        return self.manager.best_step()
+        """The iteration of the best evaluation that is kept, the later of equal ones."""
+        scores = self._scores()
+        sign = 1.0 if self.direction == "max" else -1.0
+        known = {i: sign * score for i, score in scores.items() if score is not None and i in self.iterations()}
+        return max(known, key=lambda i: (known[i], i), default=None)
+
+    def _scores(self) -> dict[int, float | None]:
+        """What each checkpoint was evaluated to, None where that cannot be read."""
+        found: dict[int, float | None] = {}
+        for path in self.directory.glob("*/metrics/metrics"):
+            if path.parts[-3].isdecimal():
+                try:
+                    found[int(path.parts[-3])] = float(read_json(path)[self.name])
+                except (InputError, KeyError, TypeError, ValueError):
+                    found[int(path.parts[-3])] = None
+        return found
+
+    def _mend_scores(self) -> None:
+        """Write the worst score to checkpoints whose own cannot be read, because orbax opens none without all of them.
+
+        Raises:
+            InputError: it cannot be written either.
+        """
+        for iteration in [i for i, score in self._scores().items() if score is None]:
+            path = self.directory / str(iteration) / "metrics" / "metrics"
+            warnings.warn(f"{self._label(iteration)}: its score is damaged, and counts as the worst", stacklevel=3)
+            try:
+                write_json(path, {self.name: self.worst})
+            except OSError as error:
+                raise InputError(f"{path} is damaged, and cannot be mended: {error.strerror}") from error
 
     def restore_newest(self, init: Callable[[], Any]) -> tuple[int, Any] | None:
         """(iteration, state) of the newest checkpoint that is whole, or None without any.
@@ -136,7 +171,7 @@ class Checkpoints:
                 self.manager.delete(later)
             return iteration, state
         if damaged:
-            raise InputError(f"none of the checkpoints {damaged} in {self.manager.directory} can be restored")
+            raise InputError(f"none of the checkpoints {damaged} in {self.directory} can be restored")
         return None
 
     def restore(self, iteration: int, init: Callable[[], Any]) -> Any:
@@ -181,7 +216,7 @@ class Checkpoints:
         return not {*name.split(".")} & {*self.left_out}
 
     def _label(self, iteration: int) -> str:
-        return f"checkpoint {iteration} in {self.manager.directory}"
+        return f"checkpoint {iteration} in {self.directory}"
 
     def _stored(self, iteration: int) -> dict[str, Any]:
         """The shapes and types of all leaves."""
@@ -198,7 +233,10 @@ class Checkpoints:
             restored = self.manager.restore(iteration, args=items)
         except Exception as error:
             raise DamagedError(f"{self._label(iteration)} is damaged: it cannot be read") from error
-        leaves, digests = restored["state"], restored["meta"]["sha256"]
+        leaves, meta = restored["state"], restored["meta"]
+        if self.identity is not None and meta.get("run") != self.identity:
+            raise DamagedError(f"{self._label(iteration)} is of another run")
+        digests, self.rows = meta.get("sha256", {}), meta.get("rows", "")
         wrong = [name for name in numpy if _digest(leaves[name]) != digests.get(name)]
         if wrong:
             raise DamagedError(f"{self._label(iteration)} is damaged: {wrong[0]} is not what was written")
@@ -209,7 +247,7 @@ class Checkpoints:
             write()
         except Exception as error:  # tensorstore reports a full disk as ValueError, at great length
             reason = os.strerror(errno.ENOSPC) if "No space left" in str(error) else str(error)[:200]
-            raise OSError(f"cannot write a checkpoint to {self.manager.directory}: {reason}") from error
+            raise OSError(f"cannot write a checkpoint to {self.directory}: {reason}") from error
 
 
 class DamagedError(InputError):
@@ -222,23 +260,25 @@ def load_state(
     score: tuple[str, Literal["max", "min"]],
     which: Literal["newest", "best"] = "newest",
     left_out: tuple[str, ...] = (),
-) -> tuple[int, Any]:
-    """(iteration, state) from a run directory; the best is by `score`, and `left_out` as in `Checkpoints`.
+    identity: str | None = None,
+) -> tuple[int, Any, str]:
+    """(iteration, state, digest of its metrics) from a run directory; the best is by `score`, and `left_out` and
+    `identity` as in `Checkpoints`.
 
     Raises:
         InputError: there is no whole checkpoint, or it is of another shape.
     """
-    checkpoints = _kept(run, score, left_out)
+    checkpoints = _kept(run, score, left_out, identity)
     try:
         best = checkpoints.best()
         if which == "best" and best is not None:
-            return best, checkpoints.restore(best, init)
+            return best, checkpoints.restore(best, init), checkpoints.rows
         found = checkpoints.restore_newest(init)
     finally:
         checkpoints.close()
     if found is None:
         raise InputError(f"{run} holds no whole checkpoint")
-    return found
+    return *found, checkpoints.rows
 
 
 def load_under(
@@ -260,11 +300,16 @@ def load_under(
         checkpoints.close()
 
 
-def _kept(run: Path, score: tuple[str, Literal["max", "min"]], left_out: tuple[str, ...] = ()) -> Checkpoints:
+def _kept(
+    run: Path,
+    score: tuple[str, Literal["max", "min"]],
+    left_out: tuple[str, ...] = (),
+    identity: str | None = None,
+) -> Checkpoints:
     """The checkpoints of a run, to be read."""
     if not (run / "checkpoints").is_dir():
         raise InputError(f"{run} holds no checkpoint: the run has not reached its first one, or its files were moved")
-    return Checkpoints(run / "checkpoints", score, None, left_out)
+    return Checkpoints(run / "checkpoints", score, None, left_out, identity)
 
 
 def to_host(state: Any) -> Any:

@@ -9,21 +9,39 @@ sweep.json          instead of config.json and the rest, where many settings are
 lock                held while a process works on the run
 """
 
+import errno
 import fcntl
 import json
 import os
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pgjax.core.errors import InputError
 
 
+def open_regular(path: Path, mode: str, buffering: int = -1) -> IO[Any]:
+    """Open a regular file of a run, which somebody else may have made: no link is followed, and nothing waits for the
+    other end of a pipe. `mode` is `r`, `r+` (made if it is not there), or `x`, with `b` for bytes.
+
+    Raises:
+        OSError: it is something else, is not there (`r`), or is there already (`x`).
+    """
+    flags = {"r": os.O_RDONLY, "r+": os.O_RDWR | os.O_CREAT, "x": os.O_WRONLY | os.O_CREAT | os.O_EXCL}
+    opened = os.open(path, flags[mode.replace("b", "")] | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    return os.fdopen(opened, mode.replace("x", "w"), buffering)
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replace `path` by `content` at once: a reader or a crash sees the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    with open_regular(temporary, "x") as file:
         file.write(json.dumps(content, indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -34,14 +52,19 @@ def read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file of a run.
 
     Raises:
-        InputError: there is none, or it is not JSON.
+        InputError: there is none, or it is not a JSON object.
     """
+    damaged = "restore it, or start the run in another directory"
     try:
-        return json.loads(path.read_text())
+        with open_regular(path, "rb") as file:
+            content = json.loads(file.read())
     except OSError as error:
         raise InputError(f"{path.parent} holds no run: cannot read {path} ({error.strerror})") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is damaged ({error}): restore it, or start the run in another directory") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}): {damaged}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged (it holds no JSON object): {damaged}")
+    return content
 
 
 def read_config(run: str | Path) -> dict[str, Any]:
@@ -73,15 +96,24 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def readable_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The rows of a JSON-lines file that can be read, and how many lines cannot."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    rows = [row for row in map(_row, lines) if row is not None]
+    lines = whole_lines(path)
+    rows = [row for row in map(row_of, lines) if row is not None]
     return rows, len(lines) - len(rows)
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file that is there, without one that is being written."""
+    if not path.exists():
+        return []
+    with open_regular(path, "rb") as file:
+        return file.read().split(b"\n")[:-1]
+
+
+def row_of(line: bytes) -> dict[str, Any] | None:
+    """The row in a line of a JSON-lines file; None if it cannot be read."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and isinstance(row.get("iteration"), int) else None
 
@@ -96,7 +128,12 @@ def status(run: Path) -> str:
     if _lock_holder(run) is not None:
         return "running"
     path = run / "status.json"
-    return read_json(path)["status"] if path.exists() else "interrupted"
+    if not path.exists():
+        return "interrupted"
+    found = read_json(path).get("status")
+    if not isinstance(found, str):
+        raise InputError(f"{path} is damaged (it has no status): remove it")
+    return found
 
 
 def write_status(run: Path, status: str) -> None:
@@ -115,7 +152,7 @@ def locked(run: Path) -> Iterator[int | None]:
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
-        file = (run / "lock").open("a+")
+        file = open_regular(run / "lock", "r+")
     except OSError as error:
         raise InputError(f"directory = {str(run)!r} cannot be written: {error.strerror}") from error
     with file:
@@ -137,7 +174,7 @@ def locked(run: Path) -> Iterator[int | None]:
 
 def _lock_holder(run: Path) -> int | None:
     try:
-        with (run / "lock").open("r") as file:
+        with open_regular(run / "lock", "r") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return _read_pid(run) or 0
@@ -147,5 +184,6 @@ def _lock_holder(run: Path) -> int | None:
 
 
 def _read_pid(run: Path) -> int | None:
-    text = (run / "lock").read_text()
+    with open_regular(run / "lock", "rb") as file:
+        text = file.read(20)
     return int(text) if text.isdigit() else None

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import time
 import warnings
 from pathlib import Path
@@ -20,7 +21,7 @@ from pgjax.learning.optimizers import STRETCHED
 from pgjax.running.checkpoint import Checkpoints, load_state
 from pgjax.running.compile import MAX_CHUNK, ROWS, compile_programs, env_layout, member_layout
 from pgjax.running.config import differences, entry, from_config, to_config
-from pgjax.running.directory import read_config, readable_rows
+from pgjax.running.directory import read_config, readable_rows, row_of, whole_lines
 from pgjax.running.loop import budget_note
 from pgjax.running.population import copies
 from pgjax.running.result import Result
@@ -154,10 +155,15 @@ def load(
         check_same_algorithm(directory, config, algorithm)
     kept = _kept(config, directory)
     subject = _subject(algorithm, kept)
-    iteration, state = load_state(
-        directory, lambda: subject.init(_key(kept)), algorithm.score, which, not_kept(algorithm)
+    iteration, state, digest = load_state(
+        directory,
+        lambda: subject.init(_key(kept)),
+        algorithm.score,
+        which,
+        not_kept(algorithm),
+        config.get("id"),
     )
-    rows, lost = _rows_until(directory / "metrics.jsonl", iteration, to_the_end=True)
+    rows, lost = _rows_until(directory / "metrics.jsonl", iteration, digest)
     if lost:
         warnings.warn(f"{directory / 'metrics.jsonl'} is damaged: rows are lost, {lost}", stacklevel=2)
     return Result(algorithm, state, _stacked(rows), iteration * algorithm.steps_per_iteration, 0, 0.0, 0.0)
@@ -189,15 +195,17 @@ def save_run(algorithm: Any, seed: int, state: Any, rows: list[Row], scores: dic
 
     config = to_config(algorithm) | dict(zip(KEPT, (seed, None, None, 2, 128, []), strict=True))
     last = {name: rows[-1][name] for name in ("iteration", "steps")}
-    with held(directory, "config.json", config, refuse), contextlib.ExitStack() as opened:
+    digests: dict[str, str] = {}
+    with held(directory, "config.json", config, refuse) as config, contextlib.ExitStack() as opened:
         for name, content in {"metrics": rows, "evaluations": [last | scores]}.items():
             file = JsonLines(directory / f"{name}.jsonl")
             opened.callback(file.close)
             file.write(content)
-        checkpoints = opened.enter_context(
-            contextlib.closing(Checkpoints(directory / "checkpoints", algorithm.score, 2, not_kept(algorithm)))
-        )
-        checkpoints.save(last["iteration"], state, scores[algorithm.score[0]])
+            digests[name] = file.digest
+        left_out, identity = not_kept(algorithm), config["id"]
+        checkpoints = Checkpoints(directory / "checkpoints", algorithm.score, 2, left_out, identity)
+        opened.enter_context(contextlib.closing(checkpoints))
+        checkpoints.save(last["iteration"], state, scores[algorithm.score[0]], digests["metrics"])
         checkpoints.wait()
 
 
@@ -207,6 +215,7 @@ def _adopt(directory: Path, config: dict[str, Any], progress: bool, stored: dict
     steps = config["hyperparameters"]["total_steps"]
     same_length = stored | {"hyperparameters": stored["hyperparameters"] | {"total_steps": steps}}
     check_same("run", directory, same_length, config, ("algorithm", "parts", "hyperparameters", "seed", "seeds"))
+    _check_checkpoints_are_there(directory)
     if steps < before:
         raise InputError(f"total_steps = {steps} is not accepted: the run's {before} can only be raised")
     if steps > before and progress:
@@ -214,6 +223,20 @@ def _adopt(directory: Path, config: dict[str, Any], progress: bool, stored: dict
         effect = "falls to 0 at the new end, so it jumps where the run goes on" if jumps else "goes on as it was"
         say(f"total_steps raised from {before} to {steps}: the learning rate {effect}")
     return stored | config
+
+
+def _check_checkpoints_are_there(directory: Path) -> None:
+    """Refuse to train from the start over the files of a run that had come further.
+
+    Every evaluation but the last is older than a checkpoint that is complete.
+    """
+    evaluated = [row["iteration"] for row in readable_rows(directory / "evaluations.jsonl")[0]]
+    kept = directory / "checkpoints"
+    if len(evaluated) > 1 and not (kept.is_dir() and any(path.name.isdigit() for path in kept.iterdir())):
+        raise InputError(
+            f"{directory} was evaluated after iteration {evaluated[-1]} and has no checkpoint: they were removed or "
+            "moved; put them back, or train in another directory"
+        )
 
 
 def _kept(config: dict[str, Any], directory: str | Path) -> dict[str, Any]:
@@ -311,17 +334,20 @@ class _Training:
 
     def _open(self, directory: Path, config: dict[str, Any], init: Any, opened: contextlib.ExitStack) -> None:
         """The files of the run, and where it stood if it goes on."""
-        self.checkpoints = Checkpoints(directory / "checkpoints", self.score, config["keep"], self.left_out)
+        self.checkpoints = Checkpoints(
+            directory / "checkpoints", self.score, config["keep"], self.left_out, config.get("id")
+        )
         opened.enter_context(contextlib.closing(self.checkpoints))
         restored = self.checkpoints.restore_newest(init)
         if restored:
             self.done, self.state = restored[0], self.programs.layout.place(restored[1])
-        self.rows = _mended_rows(directory / "metrics.jsonl", self.done, to_the_end=True)
-        _mended_rows(directory / "evaluations.jsonl", self.done, to_the_end=False)
+        self.rows = _mended_rows(directory / "metrics.jsonl", self.done, self.checkpoints.rows)
+        _mended_rows(directory / "evaluations.jsonl", self.done, None)
         self.evaluations = JsonLines(directory / "evaluations.jsonl", self.done)
         opened.callback(self.evaluations.close)
-        self.sinks.append(JsonLines(directory / "metrics.jsonl", self.done))
-        opened.callback(self.sinks[0].close)
+        self.metrics = JsonLines(directory / "metrics.jsonl", self.done)
+        self.sinks.append(self.metrics)
+        opened.callback(self.metrics.close)
         for name in config["sinks"]:
             self.sinks.append(open_sink(name, directory, self.done, config))
             opened.callback(self.sinks[-1].close)
@@ -353,7 +379,7 @@ class _Training:
             score = self._evaluate(done) if due else float("nan")
             for sink in [*self.sinks, self.evaluations]:
                 sink.flush()  # what a checkpoint builds on must outlive a crash with it
-            self.checkpoints.save(done, self.state, score)
+            self.checkpoints.save(done, self.state, score, self.metrics.digest)
             if last or stopping:
                 self.checkpoints.wait()
 
@@ -397,21 +423,25 @@ def _check_finite_params(state: Any, iteration: int) -> None:
             raise FloatingPointError(f"iteration {iteration}: parameter {jax.tree_util.keystr(path)} is not finite")
 
 
-def _rows_until(path: Path, iteration: int, to_the_end: bool) -> tuple[list[Row], str]:
-    """The rows up to a checkpoint, and what of them is lost; where a row of every checkpoint is on disk before it, the
-    last one is expected."""
-    readable, unreadable = readable_rows(path)
-    rows = [_nan_for_none(row) for row in readable if row["iteration"] <= iteration]
+def _rows_until(path: Path, iteration: int, digest: str | None) -> tuple[list[Row], str]:
+    """The rows up to a checkpoint, and what of them is lost. `digest` is that of all these rows, which were on disk
+    before it; None where no checkpoint has one."""
+    lines = whole_lines(path)
+    found = [(row_of(line), line) for line in lines]
+    kept = [(_nan_for_none(row), line) for row, line in found if row is not None and row["iteration"] <= iteration]
+    rows, unreadable = [row for row, _ in kept], sum(row is None for row, _ in found)
     lost = [f"{unreadable} lines that cannot be read"] if unreadable else []
     last = rows[-1]["iteration"] if rows else 0
-    if to_the_end and last < iteration:
+    if digest is not None and last < iteration:
         lost.append(f"those of iterations {last + 1} to {iteration}")
+    if digest and not lost and hashlib.sha256(b"".join(line + b"\n" for _, line in kept)).hexdigest() != digest:
+        lost.append("they are not what was written")
     return rows, " and ".join(lost)
 
 
-def _mended_rows(path: Path, iteration: int, to_the_end: bool) -> list[Row]:
+def _mended_rows(path: Path, iteration: int, digest: str | None) -> list[Row]:
     """The rows up to a checkpoint; a damaged file is kept beside, and replaced by what can be read of it."""
-    rows, lost = _rows_until(path, iteration, to_the_end)
+    rows, lost = _rows_until(path, iteration, digest)
     if lost:
         kept = f"; the damaged file is kept as {path.name}.damaged" if path.exists() else ""
         warnings.warn(f"{path} is damaged: rows are lost, {lost}{kept}", stacklevel=2)

@@ -5,6 +5,7 @@ with one number per member. NaN (no episode ended) means absent.
 """
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -26,7 +27,7 @@ from rich.table import Table
 
 from pgjax.core.algorithm import Algorithm
 from pgjax.core.errors import InputError, nearest
-from pgjax.running.directory import read_rows
+from pgjax.running.directory import open_regular, read_rows
 
 Row: TypeAlias = dict[str, Any]
 
@@ -59,11 +60,12 @@ class LinesFile:
 
     def __init__(self, path: Path, lines_kept: Callable[[list[bytes]], int]) -> None:
         self.path = path
-        self.file = path.open("r+b" if path.exists() else "w+b", buffering=0)
-        lines = self.file.readall().split(b"\n")[:-1]
+        self.file = open_regular(path, "r+b", buffering=0)
+        lines = self.file.read().split(b"\n")[:-1]
         kept = lines[: lines_kept(lines)]
         self.file.seek(sum(len(line) + 1 for line in kept))
         self.file.truncate()
+        self._digest = hashlib.sha256(b"".join(line + b"\n" for line in kept))
 
     def append(self, content: bytes) -> None:
         """Write whole lines, all of them or none.
@@ -72,12 +74,21 @@ class LinesFile:
             OSError: they could not be written, and the file is as before.
         """
         end = self.file.tell()
+        if os.fstat(self.file.fileno()).st_nlink == 0:
+            raise OSError(f"cannot write {self.path}: it was removed while the run was writing it")
+        rest = content
         try:
-            while content:
-                content = content[self.file.write(content) :]
+            while rest:
+                rest = rest[self.file.write(rest) :]
         except OSError as error:
             self.file.truncate(end)
             raise OSError(f"cannot write {self.path}: {error.strerror}; what was written before is intact") from error
+        self._digest.update(content)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all lines, as a checkpoint keeps it."""
+        return self._digest.hexdigest()
 
     def flush(self) -> None:
         """Return when the disk has all lines (`fsync`)."""

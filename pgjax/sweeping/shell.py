@@ -23,6 +23,7 @@ from pgjax.core.metrics import is_absent, number
 from pgjax.reporting.plotting import label
 from pgjax.running.checkpoint import Checkpoints, from_host, to_host
 from pgjax.running.compile import Programs, compile_batch, fit, memory_limit
+from pgjax.running.config import entry
 from pgjax.running.directory import read_json, write_json
 from pgjax.running.loop import budget_note
 from pgjax.running.population import Population, member_of, stack
@@ -121,8 +122,10 @@ def sweep(
     if directory is None:
         return _Sweep(plan, kept, devices, None, progress, callback).train()
     config = plan.config | {"kept": kept._asdict()}
-    with held(Path(directory), "sweep.json", config, functools.partial(_adopt, Path(directory), config)):
-        result = _Sweep(plan, kept, devices, Path(directory), progress, callback).train()
+    adopt = functools.partial(_adopt, Path(directory), config)
+    with held(Path(directory), "sweep.json", config, adopt) as config:
+        identity = entry(config, "id", str(directory))
+        result = _Sweep(plan, kept, devices, Path(directory), progress, callback, identity).train()
         result.to_csv(Path(directory) / "members.csv")
         return result
 
@@ -158,7 +161,9 @@ class _Sweep:
         directory: Path | None,
         progress: bool,
         callback: Callback | None,
+        identity: str = "",
     ) -> None:
+        self.identity = identity
         self.plan, self.kept, self.devices, self.callback = plan, kept, devices, callback
         self.score = plan.algorithms[0].score
         self.directory, self.progress = directory, progress
@@ -248,9 +253,9 @@ class _Sweep:
         with contextlib.ExitStack() as opened:
             checkpoints, clock = None, Clock(self.kept.checkpoint_every)
             if path:
-                checkpoints = opened.enter_context(
-                    contextlib.closing(Checkpoints(path, None, 1, not_kept(population.member)))
-                )
+                identity = f"{self.identity}/{path.relative_to(self.directory)}" if self.directory else None
+                checkpoints = Checkpoints(path, None, 1, not_kept(population.member), identity)
+                opened.enter_context(contextlib.closing(checkpoints))
                 restored = checkpoints.restore_newest(lambda: _kept_of(batch, population))
                 if restored:
                     point, batch = restored[0], _placed(_whole(restored[1], population), programs, population)
