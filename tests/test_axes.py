@@ -192,3 +192,11 @@ def test_a_name_that_two_parts_share_needs_its_prefix(tiny):
     with pytest.raises(pgjax.InputError, match=r"axis gamma is ambiguous: expected algorithm.gamma or network.gamma"):
         check_axes(both, {"gamma": [0.1]})
     assert with_setting(both, {"network.gamma": 0.25}).network.gamma == 0.25
+
+
+def test_more_settings_than_can_be_listed_are_refused_at_once():
+    axes = {name: [0.5] * 200 for name in "abc"}
+    with pytest.raises(pgjax.InputError, match="these axes make 8,000,000 settings: expected at most 1,000,000"):
+        settings(axes, "grid", None, jax.random.key(0))
+    with pytest.raises(pgjax.InputError, match="these axes make 100,000,000 settings"):
+        settings({"a": pgjax.uniform(0, 1)}, "random", 10**8, jax.random.key(0))

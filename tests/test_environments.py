@@ -202,6 +202,14 @@ def test_physics_that_follow_from_others_do_so_also_when_traced():
         ("CartPole-v1", {"length": "long"}, "length = 'long' is not accepted"),
         ("CartPole-v1", {"total_mass": 9.0}, "total_mass = 9.0 is not accepted: it follows from .* and is 1.1"),
         ("CartPole-v1", {"max_steps_in_episode": 10.5}, "max_steps_in_episode = 10.5 .* expected whole numbers"),
+        ("CartPole-v1", {"max_steps_in_episode": 2**40}, "max_steps_in_episode = 1099511627776 .* within int32"),
+        ("CartPole-v1", {"max_steps_in_episode": 0}, "max_steps_in_episode = 0 is not accepted: expected at least 1"),
+        (
+            "CartPole-v1",
+            {"length": 1e300},
+            "length = 1e[+]300 .* expected finite numbers .* within float32",
+        ),
+        (None, {}, "env = None is not accepted: expected an id, or an object with gymnax's interface"),
         ("MNISTBandit-bsuite", {}, "downloads data when it is made, and that failed"),
     ],
 )
@@ -222,6 +230,43 @@ def test_five_value_step_is_refused():
 
     with pytest.raises(pgjax.InputError, match=r"step gives 5 values; expected .*final_observation"):
         pgjax.make(Old(-1.0, 1.0, (1,)))
+
+
+def test_a_broken_environment_of_ones_own_is_told_what_is_wrong():
+    class Raises(Recorder):
+        def step(self, key, state, action, params):
+            raise KeyError("mine")
+
+    class Nothing(Recorder):
+        def step(self, key, state, action, params):
+            return None
+
+    class NoReset(Recorder):
+        def reset(self, key, params):
+            return jnp.zeros(3) @ jnp.zeros(4)
+
+    class Narrow(Recorder):
+        def action_space(self, params=None):
+            return gymnax.environments.spaces.Box(1.0, -1.0, (1,))
+
+    class Undefined(Recorder):
+        def observation_space(self, params=None):
+            return gymnax.environments.spaces.Box(float("nan"), 1.0, (1,))
+
+    class NoChoice(Recorder):
+        def action_space(self, params=None):
+            return gymnax.environments.spaces.Discrete(0)
+
+    for cls, message in {
+        Raises: "reset and step raised KeyError: 'mine'",
+        Nothing: "step gives a NoneType; expected",
+        NoReset: "reset raised TypeError: dot_general",
+        Narrow: r"acts in a Box of shape \(1,\) from 1.0 to -1.0: expected elements, and bounds with low <= high",
+        Undefined: r"observes a Box of shape \(1,\) from nan to 1.0",
+        NoChoice: r"acts in Discrete\(0\): expected at least one choice",
+    }.items():
+        with pytest.raises(pgjax.InputError, match=message):
+            pgjax.make(cls(-1.0, 1.0, (1,)))
 
 
 def test_constructor_arguments_and_registered_environments():

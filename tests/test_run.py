@@ -321,3 +321,25 @@ def test_a_class_with_fields_of_its_own_says_that_it_is_no_pytree(tiny):
 
 def test_version_is_that_of_the_package():
     assert pgjax.__version__ == configs.versions()["pgjax"]
+
+
+@pytest.mark.parametrize(
+    ("seed", "seeds", "message"),
+    [
+        (2**40, None, r"run: seed = 1099511627776 is not accepted: expected seeds below 4294967296"),
+        (2**32 - 1, 2, r"seed = 4294967295 is not accepted: expected seeds below 4294967296, and there are 2"),
+        (-1, None, "run: seed = -1 is not accepted: expected a whole number of at least 0"),
+        (0.5, None, "run: seed = 0.5 is not accepted"),
+    ],
+)
+def test_seeds_that_would_wrap_are_refused(tiny, seed, seeds, message):
+    with pytest.raises(pgjax.InputError, match=message):
+        pgjax.run(tiny, seed, seeds=seeds)
+
+
+def test_a_seed_is_no_key(tiny, finished):
+    for key in (0, np.int32(0), jax.numpy.int32(0)):
+        with pytest.raises(pgjax.InputError, match=r"train: key = .* expected a random key such as jax"):
+            pgjax.train(tiny, key)
+        with pytest.raises(pgjax.InputError, match="evaluate: key = "):
+            pgjax.evaluate(tiny, finished[1].state, key)

@@ -5,6 +5,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import jax
 import numpy as np
 
+from pgjax.core.errors import InputError
 from pgjax.core.metrics import Metric
 
 Key: TypeAlias = jax.Array
@@ -21,6 +22,16 @@ EVALUATION_STREAM = np.uint32(0xFFFFFFFE)
 SWEEP_STREAM = np.uint32(0xFFFFFFFD)
 DATA_STREAM = np.uint32(0xFFFFFFFC)
 """Folded into a root key these give keys no iteration has: iterations are counted in int32."""
+
+
+def check_key(label: str, key: Any) -> None:
+    """Refuse a seed where a random key is expected.
+
+    Raises:
+        InputError: naming the value and what would be accepted.
+    """
+    if not isinstance(key, jax.Array) or not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise InputError(f"{label}: key = {key!r} is not accepted: expected a random key such as jax.random.key(0)")
 
 
 class State(Protocol):

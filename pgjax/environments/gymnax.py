@@ -131,6 +131,8 @@ def make(env: Any, **options: Any) -> GymnaxEnvironment:
         InputError: an unknown id (with the nearest ones), an unknown option (with those there are) or one that follows
             from others, an environment that does not keep to the interface, or one whose data cannot be had.
     """
+    if not isinstance(env, str) and not hasattr(env, "default_params"):
+        raise InputError(f"env = {env!r} is not accepted: expected an id, or an object with gymnax's interface")
     env_id = env if isinstance(env, str) else None
     constructor_options: dict[str, Any] = {}
     if isinstance(env, str):
@@ -250,12 +252,19 @@ def _arguments(env: Any) -> list[str]:
 
 def _param(label: str, given: Any, default: np.ndarray) -> np.ndarray:
     """`given` as an array like `default`, the parameter it overrides."""
-    value = np.asarray(given)
-    accepted = value.dtype.kind in "biuf" and value.shape == default.shape and np.all(np.isfinite(value))
-    if not accepted or (default.dtype.kind != "f" and np.any(value.astype(default.dtype) != value)):
-        kind = {"f": "finite", "b": "boolean (True, False)"}.get(default.dtype.kind, "whole")
-        raise InputError(f"{label} = {given!r} is not accepted: expected {kind} numbers of shape {default.shape}")
-    return value.astype(default.dtype)
+    value, default = np.asarray(given), _typed(default)
+    kind = {"f": "finite", "b": "boolean (True, False)"}.get(default.dtype.kind, "whole")
+    with np.errstate(over="ignore"):
+        numbers = value.astype(default.dtype) if value.dtype.kind in "biuf" else value
+    accepted = value.dtype.kind in "biuf" and value.shape == default.shape and np.all(np.isfinite(numbers))
+    if not accepted or (default.dtype.kind != "f" and np.any(numbers != value)):
+        raise InputError(
+            f"{label} = {given!r} is not accepted: expected {kind} numbers of shape {default.shape} within "
+            f"{default.dtype}"
+        )
+    if label.endswith(": max_steps_in_episode") and np.any(numbers < 1):
+        raise InputError(f"{label} = {given!r} is not accepted: expected at least 1")
+    return numbers
 
 
 def _typed(leaf: Any) -> np.ndarray:
@@ -274,16 +283,45 @@ def _strong(leaf: Any) -> jax.Array:
 
 def _observation_space(name: str, env: Any, params: Any, is_binary: bool) -> Box:
     space = env.observation_space(params)
+    _check_space(name, "observes", space)
     if hasattr(space, "n"):
         return Box((int(space.n),), dtype="bool")
     if not hasattr(space, "low"):
         raise InputError(f"{name} observes {space!r}: expected a Box or a Discrete space")
-    seen = jax.eval_shape(lambda key: env.reset(key, params)[0], jax.random.key(0)).dtype
+    seen = _traced(name, "reset", lambda: env.reset(jax.random.key(0), params)[0]).dtype
     dtype = "bool" if is_binary else str(seen) if seen.itemsize == 1 else "float32"
     return Box(tuple(space.shape), dtype=dtype)
 
 
+def _traced(name: str, method: str, call: Callable[[], Any]) -> Any:
+    """The shapes and types of what a call of somebody's environment gives, which is traced and not run.
+
+    Raises:
+        InputError: naming the method and what it raised.
+    """
+    try:
+        return jax.eval_shape(call)
+    except Exception as error:
+        said = str(error).strip().split("\n")[0][:300]
+        raise InputError(f"{name}: {method} raised {type(error).__name__}: {said}") from error
+
+
+def _check_space(name: str, does: str, space: Any) -> None:
+    """Refuse a space without elements, or with bounds that are none."""
+    if hasattr(space, "n"):
+        if int(space.n) < 1:
+            raise InputError(f"{name} {does} Discrete({space.n}): expected at least one choice")
+    elif hasattr(space, "low"):
+        low, high = np.asarray(space.low), np.asarray(space.high)
+        if 0 in space.shape or np.any(np.isnan(low) | np.isnan(high)) or np.any(low > high):
+            raise InputError(
+                f"{name} {does} a Box of shape {tuple(space.shape)} from {low} to {high}: expected elements, and "
+                "bounds with low <= high"
+            )
+
+
 def _action_space(name: str, space: Any) -> Space:
+    _check_space(name, "acts in", space)
     if hasattr(space, "n"):
         return Discrete(int(space.n))
     if not hasattr(space, "low"):
@@ -301,17 +339,18 @@ def _check(env: GymnaxEnvironment) -> GymnaxEnvironment:
         _, state = env.env.reset(key, env.params)
         return env.env.step(key, state, _example_action(env), env.params)
 
-    result = jax.eval_shape(one_step, jax.random.key(0))
+    result = _traced(env.name, "reset and step", lambda: one_step(jax.random.key(0)))
     expected = (
         "expected (obs, state, reward, terminated, truncated, info with 'final_observation'), as in gymnax >= 1.0"
     )
-    if len(result) != 6:
-        raise InputError(f"{env.name}: step gives {len(result)} values; {expected}")
+    if not isinstance(result, tuple) or len(result) != 6:
+        given = f"{len(result)} values" if isinstance(result, tuple) else f"a {type(result).__name__}"
+        raise InputError(f"{env.name}: step gives {given}; {expected}")
     if "final_observation" not in result[5]:
         raise InputError(
             f"{env.name}: step gives no info['final_observation'], what was seen before a reset; {expected}"
         )
-    observed = jax.eval_shape(lambda key: env.reset(key)[1], jax.random.key(0)).shape
+    observed = _traced(env.name, "reset", lambda: env.reset(jax.random.key(0))[1]).shape
     if observed != env.observation_space.shape:
         raise InputError(
             f"{env.name}: observations have shape {observed}, its space says {env.observation_space.shape}"

@@ -64,7 +64,7 @@ def predict(
         raise InputError("predict: key = None is not accepted: expected a random key to sample the action with")
     obs = jnp.asarray(obs, jnp.float32)
     shape = algorithm.env.observation_space.shape
-    if obs.shape not in (shape, (*obs.shape[:1], *shape)):
+    if obs.shape not in (shape, (*obs.shape[:1], *shape)) or not obs.size:
         raise InputError(f"predict: obs of shape {obs.shape} is not accepted: expected {shape} or {('N', *shape)}")
     batch = obs.reshape(-1, *shape)
     start = algorithm.actor(state).initial_memory(len(batch))

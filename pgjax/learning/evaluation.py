@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from pgjax.core.algorithm import EVALUATION_STREAM, Key, Scores
+from pgjax.core.algorithm import EVALUATION_STREAM, Key, Scores, check_key
 from pgjax.core.errors import InputError
 from pgjax.learning.acting import Acting
 
@@ -54,6 +54,7 @@ def evaluate(
             f"evaluate: {type(algorithm).__name__} has no policy in an environment: expected its own "
             "algorithm.evaluate(state, key, num)"
         )
+    check_key("evaluate", key)
     for name, value in {"num_episodes": num_episodes, "max_steps": max_steps}.items():
         if value < 1:
             raise InputError(f"evaluate: {name} = {value} is not accepted: expected at least 1")

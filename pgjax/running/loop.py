@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from pgjax.core.algorithm import Algorithm, Key, Metrics
+from pgjax.core.algorithm import Algorithm, Key, Metrics, check_key
 from pgjax.core.metrics import identity, merge, mergeable, numbers
 
 
@@ -18,6 +18,7 @@ def train(algorithm: Algorithm, key: Key) -> tuple[Any, dict[str, Array]]:
     and the metrics of every iteration, each of shape `[num_iterations]`, NaN where there was nothing to report.
     `total_steps` that is not a whole number of iterations is not exceeded, and a `UserWarning` says so.
     """
+    check_key("train", key)
     note = budget_note(algorithm)
     if note:
         warnings.warn(note, stacklevel=2)

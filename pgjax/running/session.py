@@ -33,6 +33,17 @@ def check_count(label: str, value: Any, least: int = 1) -> None:
         raise InputError(f"{label} = {value!r} is not accepted: expected a whole number of at least {least}")
 
 
+def check_seeds(label: str, seed: Any, seeds: Any = 1) -> None:
+    """Refuse seeds that are not 32-bit ones, which `jax.random.key` would wrap without a word.
+
+    Raises:
+        InputError: naming the label, the value and what would be accepted.
+    """
+    check_count(f"{label}: seed", seed, least=0)
+    if seed + seeds > 2**32:
+        raise InputError(f"{label}: seed = {seed} is not accepted: expected seeds below {2**32}, and there are {seeds}")
+
+
 def check_single(label: str, algorithm: Any) -> None:
     """Refuse hyperparameters with several values, and parts that do not fit together, before anything compiles.
 

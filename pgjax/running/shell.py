@@ -32,6 +32,7 @@ from pgjax.running.session import (
     Stopped,
     check_count,
     check_same,
+    check_seeds,
     check_single,
     drive,
     held,
@@ -89,6 +90,7 @@ def run(
         raise InputError(f"run: callback = {callback!r} is not accepted: expected a function of the progress")
     for name, value in (every | {"keep": keep, "episodes": episodes, "seeds": 1 if seeds is None else seeds}).items():
         check_count(f"run: {name}", value)
+    check_seeds("run", seed, seeds or 1)
     check_sinks(sinks)
     local_devices(devices)
     check_single("run", algorithm)

@@ -9,7 +9,7 @@ from pgjax.core.errors import InputError
 from pgjax.core.parts import plain_repr, subject_name
 from pgjax.running.config import entry, from_config, to_config
 from pgjax.running.population import differing, signature
-from pgjax.running.session import check_count, check_single
+from pgjax.running.session import check_count, check_seeds, check_single
 from pgjax.sweeping.search import SEARCHES, Search
 from pgjax.sweeping.space import (
     Mode,
@@ -89,6 +89,7 @@ def make_plan(
     """
     for name, value in {"seeds": seeds, "points": points}.items():
         check_count(f"sweep: {name}", value)
+    check_seeds("sweep", seed, seeds)
     check_single("sweep", algorithm)
     checked = check_axes(algorithm, axes)
     chosen = settings(checked, mode, num_samples, jax.random.key(seed))

@@ -6,6 +6,7 @@ name, `PART.NAME` and `algorithm.NAME` tell them apart.
 """
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Iterable, Mapping
 from itertools import product
@@ -153,6 +154,10 @@ def is_whole(algorithm: Any, name: str) -> bool:
     return name == "algorithm" or name in kinds_of(algorithm)
 
 
+MOST_SETTINGS = 1_000_000
+"""Of one sweep: all are listed before it starts."""
+
+
 def settings(
     axes: Mapping[str, list[Any] | ValueDistribution], mode: Mode, num_samples: int | None, key: Key
 ) -> list[Setting]:
@@ -182,6 +187,9 @@ def settings(
         drawn |= {name: choice(values) for name, values in lists.items()}
         lists = {}
     count = num_samples or (len(next(iter(lists.values()))) if lists else 1)
+    total = count if mode == "zip" else math.prod(lengths.values() if mode == "grid" else []) * (count if drawn else 1)
+    if total > MOST_SETTINGS:
+        raise InputError(f"these axes make {total:,} settings: expected at most {MOST_SETTINGS:,}; draw fewer values")
     samples = {name: axis.sample(axis_key(key, name), count) for name, axis in drawn.items()}
     if mode == "zip":
         columns = lists | samples
