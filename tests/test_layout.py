@@ -36,7 +36,7 @@ FILES = {
     ],
     "running": [
         *("directory", "loop", "population", "compile", "presets", "config", "checkpoint"),
-        *("sinks", "session", "stopping", "result", "shell"),
+        *("sinks", "session", "stopping", "numpy_policy", "export", "result", "shell"),
     ],
     "alignment": [
         *(

@@ -59,9 +59,13 @@ class InEnvironment:
         """Whether `devices` is 1; an algorithm that can be divided says so itself."""
         return devices == 1
 
+    def policy_params(self, state: Any) -> Params:
+        """The parameters of `network` in a state."""
+        return state.params
+
     def actor(self, state: Any) -> Actor:
         """The policy of `state`, which normalises observations itself."""
-        raise NotImplementedError
+        return acting(self.network, self.policy_params(state), state.obs_moments)
 
     def evaluate(self, state: Any, key: Key, num: int) -> Scores:
         """`return_mean`, `return_std` and `episodes`: undiscounted, of the greedy policy in `num` complete episodes."""

@@ -135,9 +135,9 @@ class OffPolicy(InEnvironment):
         """The buffer, whose state a run carries."""
         return Replay(self.num_envs, self.buffer_size // self.num_envs, self.n, self.batch_size)
 
-    def actor(self, state: OffPolicyState) -> Actor:
-        """The policy of `state`, which normalises observations itself, without what is added to explore."""
-        return acting(self.network, state.params["policy"], state.obs_moments)
+    def policy_params(self, state: OffPolicyState) -> Params:
+        """Those beside the critics'."""
+        return state.params["policy"]
 
     def explorer(self, params: Params, obs_moments: Moments | None, is_random: Bool[Array, ""]) -> Actor:
         """The policy that collects: its own distribution, or uniform actions where `is_random`."""

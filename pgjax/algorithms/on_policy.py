@@ -18,7 +18,6 @@ from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import Scalar, check_fields, field, pytree
 from pgjax.core.text import shows_briefly
 from pgjax.learning import losses, returns
-from pgjax.learning.acting import Actor
 from pgjax.learning.normalize import (
     Moments,
     RewardScale,
@@ -54,10 +53,6 @@ class OnPolicy(InEnvironment):
     def steps_per_iteration(self) -> int:
         """T * B environment steps."""
         return self.num_envs * self.num_steps
-
-    def actor(self, state: "OnPolicyState") -> Actor:
-        """The policy of `state`, which normalises observations itself."""
-        return acting(self.network, state.params, state.obs_moments)
 
 
 @pytree

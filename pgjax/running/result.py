@@ -1,5 +1,6 @@
 """A finished run in the hands of its user."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ from pgjax.core.algorithm import Key
 from pgjax.core.errors import InputError
 from pgjax.core.parts import subject_name
 from pgjax.core.text import html_table
+from pgjax.running.export import export
 
 
 class Result(NamedTuple):
@@ -62,6 +64,17 @@ class Result(NamedTuple):
         if not hasattr(self.algorithm, "predict"):
             raise InputError(f"predict: {type(self.algorithm).__name__} has no policy in an environment")
         return self.algorithm.predict(self.state, obs, deterministic, key, memory)
+
+    def export(self, path: str | Path) -> None:
+        """Write the greedy policy, with its normaliser and the mapping of its actions, for where there is no jax:
+        `.npz`, which `pgjax/running/numpy_policy.py` reads with NumPy alone, or `.onnx`.
+
+        Raises:
+            InputError: as `running.export.export` does; or there are several members: export `member(i)`.
+        """
+        if self.state.iteration.ndim:
+            raise InputError(f"export: there are {len(self.state.iteration)} members: expected one, by member(i)")
+        export(self.algorithm, self.state, path)
 
     def member(self, i: int) -> "Result":
         """One member of a run with several seeds, to be evaluated or used alone."""
