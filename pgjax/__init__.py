@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from pgjax.networks.recurrent import GRU as GRU
     from pgjax.networks.registry import register_network as register_network
     from pgjax.networks.transformer import Transformer as Transformer
+    from pgjax.reporting.plotting import plot as plot
+    from pgjax.reporting.rendering import render as render
     from pgjax.running.checkpoint import load_params as load_params
     from pgjax.running.checkpoint import save_params as save_params
     from pgjax.running.loop import train as train
@@ -100,6 +102,8 @@ _EXPORTS = {
     "sweep": "sweeping.shell",
     "resume_sweep": "sweeping.shell",
     "optuna_search": "sweeping.optuna",
+    "plot": "reporting.plotting",
+    "render": "reporting.rendering",
     "SweepResult": "sweeping.result",
     "uniform": "sweeping.space",
     "log_uniform": "sweeping.space",

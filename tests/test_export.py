@@ -118,7 +118,9 @@ def test_what_cannot_be_exported_is_refused(tiny, tmp_path, init):
     result = pgjax.Result(tiny, state, {}, 0, 0, 0.0, 0.0)
     with pytest.raises(pgjax.InputError, match=r"path = .*policy.pkl' is not accepted: expected an ending of .npz or"):
         result.export(tmp_path / "policy.pkl")
-    transformer = pgjax.PPO(tiny.env, pgjax.Transformer(width=8, layers=1, num_heads=2, num_groups=2, mlp_width=8, context=8))
+    transformer = pgjax.PPO(
+        tiny.env, pgjax.Transformer(width=8, layers=1, num_heads=2, num_groups=2, mlp_width=8, context=8)
+    )
     with pytest.raises(pgjax.InputError, match="a Transformer cannot be exported: expected an MLP, a CNN or a GRU"):
         result._replace(algorithm=transformer).export(tmp_path / "policy.npz")
     several = result._replace(state=jax.tree.map(lambda x: jnp.stack([x, x]), state))

@@ -10,17 +10,16 @@ import numpy as np
 import pytest
 
 import pgjax
-from pgjax.reporting.plotting import plot_runs, plot_sweep
-from pgjax.reporting.rendering import render_episode
+from pgjax.reporting.plotting import plot_sweep
 from pgjax.sweeping.result import SweepResult
 
 
-def fake_run(directory, seed, gamma=0.99, seeds=None, steps=5):
+def fake_run(directory, seed, gamma=0.99, seeds=None, steps=5, env="CartPole-v1"):
     directory.mkdir()
     config = {
         "algorithm": "ppo",
         "parts": {
-            "env": {"name": "CartPole-v1", "options": {"length": 0.5}},
+            "env": {"name": env, "options": {"length": 0.5}},
             "network": {"name": "mlp", "options": {}},
         },
         "unit": "env steps",
@@ -66,7 +65,7 @@ def test_seeds_are_one_curve_with_a_band_and_other_settings_another(tmp_path, mo
     runs = [
         fake_run(tmp_path / name, seed, gamma) for name, seed, gamma in (("a", 0, 0.9), ("b", 2, 0.9), ("c", 0, 0.5))
     ]
-    written = plot_runs(runs, "return_mean", tmp_path / "curves")
+    written = pgjax.plot(*runs, out=tmp_path / "curves")
     assert [path.suffix for path in written] == [".png", ".svg"]
     assert written[0].read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in written[1].read_bytes()
@@ -80,10 +79,33 @@ def test_seeds_are_one_curve_with_a_band_and_other_settings_another(tmp_path, mo
 
 def test_a_population_is_one_curve_with_a_band(tmp_path, monkeypatch):
     lines, bands = drawn(monkeypatch)
-    plot_runs([fake_run(tmp_path / "a", 0, seeds=3)], "return_mean", tmp_path / "curves")
+    pgjax.plot(fake_run(tmp_path / "a", 0, seeds=3), out=tmp_path / "curves")
     ((_, mean),) = lines.values()
     np.testing.assert_array_equal(mean, [3, 4, 5, 6])
     np.testing.assert_array_equal(bands[0][1] - bands[0][0], 2)
+
+
+def test_environments_have_panels_and_evaluations_are_dots(tmp_path, monkeypatch):
+    import matplotlib
+
+    figures = []
+    savefig = matplotlib.figure.Figure.savefig
+    monkeypatch.setattr(
+        matplotlib.figure.Figure, "savefig", lambda self, *x, **k: (figures.append(self), savefig(self, *x, **k))
+    )
+    runs = [fake_run(tmp_path / env, 0, env=env) for env in ("CartPole-v1", "Acrobot-v1")]
+    (runs[0] / "evaluations.jsonl").write_text('{"iteration": 3, "steps": 96, "return_mean": 9.5}\n')
+    pgjax.plot(*runs, out=tmp_path / "curves")
+    first, second = figures[0].axes
+    assert [axes.get_title() for axes in (first, second)] == ["CartPole-v1", "Acrobot-v1"]
+    assert first.get_xlabel() == "env steps"
+    assert first.get_ylabel() == "return of an episode, undiscounted"
+    assert [len(axes.get_lines()) for axes in (first, second)] == [2, 1]
+    np.testing.assert_array_equal(first.get_lines()[1].get_xydata(), [[96, 9.5]])
+    legends = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in (first, second)]
+    assert legends == [["ppo on CartPole-v1", "evaluated, greedy (lines: training, sampled)"], ["ppo on Acrobot-v1"]]
+    with pytest.raises(pgjax.InputError, match="plot needs at least one run"):
+        pgjax.plot()
 
 
 def fake_sweep(points=12, seeds=4, **axes):
@@ -162,15 +184,24 @@ def test_an_unknown_metric_of_a_sweep_is_refused_with_the_nearest(tmp_path):
         plot_sweep(fake_sweep(gamma=[0.9, 0.99]), "return_men", tmp_path / "sweep")
 
 
-def test_an_episode_becomes_a_gif(tiny_ppo, init, tmp_path):
+def test_episodes_become_a_gif_and_a_film(tiny_ppo, init, tmp_path):
     ppo = tiny_ppo(pgjax.make("Catch-bsuite"))
-    state = init(ppo, jax.random.key(0))
-    steps, total = render_episode(ppo, state, jax.random.key(0), tmp_path / "episode.gif", max_steps=50)
-    assert (steps, abs(total)) == (9, 1.0)
+    result = pgjax.Result(ppo, init(ppo, jax.random.key(0)), {}, 0, 0, 0.0, 0.0)
+    played = pgjax.render(result, tmp_path / "episodes.gif", episodes=2)
+    assert [steps for steps, _ in played] == [9, 9]
+    assert all(abs(total) == 1.0 for _, total in played)
     from PIL import Image
 
-    with Image.open(tmp_path / "episode.gif") as gif:
-        assert gif.n_frames == 9
+    with Image.open(tmp_path / "episodes.gif") as gif:
+        assert gif.n_frames == 18
+    assert pgjax.render(result, tmp_path / "short.mp4", max_steps=3) == [(3, 0.0)]
+    assert (tmp_path / "short.mp4").read_bytes()[4:8] == b"ftyp"
+    for arguments, message in (
+        (("episode.avi",), r"out = 'episode.avi' is not accepted: expected an ending of .gif or .mp4"),
+        (("episode.gif", 0), "render: episodes = 0 is not accepted"),
+    ):
+        with pytest.raises(pgjax.InputError, match=message):
+            pgjax.render(result, *arguments)
 
 
 def test_what_gymnax_cannot_draw_is_refused_with_what_it_can(tiny, tmp_path):
@@ -179,4 +210,4 @@ def test_what_gymnax_cannot_draw_is_refused_with_what_it_can(tiny, tmp_path):
     with pytest.raises(
         pgjax.InputError, match=r"SimpleBandit-bsuite cannot be drawn; gymnax draws CartPole-v1, .*Pong"
     ):
-        render_episode(bandit, state, jax.random.key(0), tmp_path / "episode.gif", max_steps=5)
+        pgjax.render(pgjax.Result(bandit, state, {}, 0, 0, 0.0, 0.0), tmp_path / "episode.gif")

@@ -43,7 +43,7 @@ usage: pgjax COMMAND ...
   pgjax evaluate RUN [--best]              evaluate a run's newest state, or its best
   pgjax list [DIR] [--json]                the runs under a directory
   pgjax plot RUN ... [--out PATH]          learning curves of runs, as PNG and SVG
-  pgjax render RUN [--out PATH]            an episode of a run as a GIF
+  pgjax render RUN [--out PATH]            episodes of a run as a GIF or MP4
   pgjax generate RUN --prompt TEXT         completions by a language model, of a run or a Hugging Face folder
   pgjax envs                               the environments
   pgjax algorithms                         the algorithms
@@ -510,9 +510,9 @@ def _plot(arguments: list[str]) -> None:
 
         pictures = resume_sweep(sweeps[0], progress=False).plot(Path(flags.out), flags.metric)
     else:
-        from pgjax.reporting.plotting import plot_runs
+        from pgjax.reporting.plotting import plot
 
-        pictures = plot_runs([Path(run) for run in flags.runs], flags.metric, Path(flags.out))
+        pictures = plot(*flags.runs, out=flags.out, metric=flags.metric)
     for path in pictures:
         print(path)
 
@@ -524,22 +524,21 @@ def _render(arguments: list[str]) -> None:
         [
             positional("run", str, "RUN", "directory of a run"),
             *_which_flags(),
-            flag("out", str | None, "the file to write; default RUN/episode.gif", None),
-            flag("seed", int, "seed of the episode's random key", 0),
-            flag("max_steps", int, "frames at most", 500),
+            flag("out", str | None, "the file to write, a .gif or .mp4; default RUN/episode.gif", None),
+            flag("episodes", int, "episodes, one after another", 1),
+            flag("seed", int, "seed of the episodes' random keys", 0),
+            flag("max_steps", int, "frames of an episode at most", 500),
             cache_flag(),
         ],
     )
     if flags.cache:
         enable_compilation_cache()
-    import jax
-
-    from pgjax.reporting.rendering import render_episode
+    from pgjax.reporting.rendering import render
 
     _, result = _members(flags.run, flags.best, flags.member)[0]
-    out = Path(flags.out or f"{flags.run}/episode.gif")
-    steps, total = render_episode(result.algorithm, result.state, jax.random.key(flags.seed), out, flags.max_steps)
-    print(f"{out}: {steps} steps, return {total:.2f}")
+    out = flags.out or f"{flags.run}/episode.gif"
+    for steps, total in render(result, out, flags.episodes, flags.seed, flags.max_steps):
+        print(f"{out}: {steps} steps, return {total:.2f}")
 
 
 def _generate(arguments: list[str]) -> None:

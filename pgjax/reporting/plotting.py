@@ -12,24 +12,48 @@ from pgjax.core.errors import InputError, nearest
 from pgjax.reporting.statistics import interquartile_mean
 from pgjax.running.directory import part_title, read_config, read_rows, title
 
+WORDS = {"return_mean": "return of an episode, undiscounted", "length_mean": "steps of an episode"}
+"""Of metrics whose names do not say enough."""
 
-def plot_runs(runs: list[Path], metric: str | None, out: Path) -> list[Path]:
-    """Draw `metric`, by default what the first run's score is in training, over steps; write `out`.png and `out`.svg.
 
-    Runs that differ only in their seeds, and the members of a population, are one curve: the mean, in a band from the
-    lowest to the highest seed.
+def plot(*runs: str | Path, out: str | Path = "curves", metric: str | None = None) -> list[Path]:
+    """Draw a metric of runs over their steps, a panel for each environment, and write `out`.png and `out`.svg.
+
+    By default that is what the first run's score is in training, drawn beside the evaluations of the kept states. Runs
+    that differ only in their seeds, and the members of a population, are one curve: the mean, in a band from the lowest
+    to the highest seed.
 
     Raises:
-        InputError: a directory holds no run or no rows, or the metric is not among its rows.
+        InputError: no run is given, a directory holds no run or no rows, or the metric is not among its rows.
     """
+    if not runs:
+        raise InputError("plot needs at least one run")
+    configs = {Path(run): read_config(run) for run in runs}
+    metric = metric or configs[Path(runs[0])]["score"][0]
+    subjects = list(dict.fromkeys(title(config)[0] for config in configs.values()))
+    columns = min(3, len(subjects))
+    rows = -(-len(subjects) // columns)
+    figure = matplotlib().figure.Figure(figsize=(max(7.0, 4.5 * columns), 4.2 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for panel in list(panels)[len(subjects) :]:
+        panel.remove()
+    for subject, panel in zip(subjects, figure.axes, strict=True):
+        of_subject = {run: config for run, config in configs.items() if title(config)[0] == subject}
+        _draw_runs(panel, of_subject, metric)
+        panel.set_title(subject, fontsize=10)
+    return _save(figure, Path(out))
+
+
+def _draw_runs(axes: Any, configs: dict[Path, dict[str, Any]], metric: str) -> None:
+    """The curves of runs on one environment."""
     curves: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    configs = {run: read_config(run) for run in runs}
+    evaluated: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     labels = _labels(configs)
-    metric = metric or configs[runs[0]]["score"][0]
-    for run in runs:
-        curves.setdefault(labels[run], []).append(_curve(run, metric))
-    figure = matplotlib().figure.Figure(figsize=(7, 4.2))
-    axes = figure.subplots()
+    for run, config in configs.items():
+        curves.setdefault(labels[run], []).append(_curve(run / "metrics.jsonl", metric))
+        if config["score"][0] == metric and (run / "evaluations.jsonl").exists():
+            evaluated.setdefault(labels[run], []).append(_curve(run / "evaluations.jsonl", metric))
+    has_band = False
     for label, members in curves.items():
         length = min(len(steps) for steps, _ in members)
         steps = members[0][0][:length]
@@ -37,14 +61,23 @@ def plot_runs(runs: list[Path], metric: str | None, out: Path) -> list[Path]:
         known = ~np.all(np.isnan(values), axis=1)
         line = axes.plot(steps[known], np.nanmean(values[known], axis=1), label=label)[0]
         if values.shape[1] > 1:
+            has_band = True
             low, high = np.nanmin(values[known], axis=1), np.nanmax(values[known], axis=1)
             axes.fill_between(steps[known], low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        for steps, values in evaluated.get(label, []):
+            axes.plot(steps, np.nanmean(values, axis=1), "o", color=line.get_color(), markersize=4)
+    package = matplotlib()
+    handles, _ = axes.get_legend_handles_labels()
+    if evaluated:
+        label = "evaluated, greedy (lines: training, sampled)"
+        handles.append(package.lines.Line2D([], [], color="grey", marker="o", markersize=4, linewidth=0, label=label))
+    if has_band:
+        handles.append(package.patches.Patch(color="grey", alpha=0.2, label="lowest to highest seed"))
     axes.set_xlabel(" or ".join(dict.fromkeys(config["unit"] for config in configs.values())))
-    axes.set_ylabel(metric)
+    axes.set_ylabel(WORDS.get(metric, metric.replace("_", " ")))
+    axes.xaxis.set_major_formatter(package.ticker.EngFormatter(sep=""))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.tight_layout()
-    return _save(figure, out)
+    axes.legend(handles=handles, fontsize=8)
 
 
 def _save(figure: Any, out: Path) -> list[Path]:
@@ -54,14 +87,13 @@ def _save(figure: Any, out: Path) -> list[Path]:
     return written
 
 
-def _curve(run: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
+def _curve(path: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps `[n]` and values `[n, members]`, NaN where there were none."""
-    rows = read_rows(run / "metrics.jsonl")
+    rows = read_rows(path)
     if not rows:
-        read_config(run)  # says so if there is no run at all
-        raise InputError(f"{run} holds no metrics yet")
+        raise InputError(f"{path.parent} holds no metrics yet")
     if metric not in rows[0]:
-        raise InputError(f"metric = {metric!r} is not in {run}: it has {', '.join(rows[0])}")
+        raise InputError(f"metric = {metric!r} is not in {path.parent}: it has {', '.join(rows[0])}")
     values = np.array([np.atleast_1d(np.array(row[metric], dtype=float)) for row in rows])
     return np.array([row["steps"] for row in rows]), values
 

@@ -1,5 +1,6 @@
-"""Episodes as GIFs. Needs the extra `render`."""
+"""Episodes as GIFs or MP4s. Needs the extra `render`, for MP4 `video` as well."""
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,50 @@ from pgjax.core.errors import InputError
 from pgjax.environments.gymnax import draw
 from pgjax.learning.acting import greedy
 from pgjax.reporting.plotting import matplotlib
+from pgjax.running.session import check_count
 
 
-def render_episode(algorithm: Any, state: Any, key: Any, out: Path, max_steps: int) -> tuple[int, float]:
-    """Play one greedy episode and write it as a GIF. Returns its length (in frames, at most `max_steps`) and return.
+def render(
+    result: Any, out: str | Path, episodes: int = 1, seed: int = 0, max_steps: int = 500
+) -> list[tuple[int, float]]:
+    """Play greedy episodes of a `Result` and write them one after another as `out`, a `.gif` or `.mp4`.
+
+    Returns the length of each, at most `max_steps`, and its return.
 
     Raises:
-        InputError: there is no environment, gymnax has no drawing of it (with those it has), or needs a package that is
-            missing.
+        InputError: another ending, several members (render `result.member(i)`), no environment, one that gymnax does
+            not draw (with those it does), or a package that is missing.
     """
-    if not hasattr(algorithm, "env"):
-        raise InputError(f"{type(algorithm).__name__} has no policy in an environment: there is nothing to draw")
+    out = Path(out)
+    if out.suffix not in (".gif", ".mp4"):
+        raise InputError(f"render: out = {str(out)!r} is not accepted: expected an ending of .gif or .mp4")
+    for name, value in {"episodes": episodes, "max_steps": max_steps}.items():
+        check_count(f"render: {name}", value)
+    if not hasattr(result.algorithm, "env"):
+        raise InputError(f"{type(result.algorithm).__name__} has no policy in an environment: there is nothing to draw")
+    if result.state.iteration.ndim:
+        raise InputError(f"render: there are {len(result.state.iteration)} members: expected one, by member(i)")
     if "matplotlib.pyplot" not in sys.modules:
         matplotlib().use("Agg")  # gymnax draws with pyplot, which must not look for a screen
-    env = algorithm.env
-    actor = algorithm.actor(state)
+    keys = jax.random.split(jax.random.key(seed), episodes)
+    played = [_played(result.algorithm, result.state, key, max_steps) for key in keys]
+    states = [state for found, _ in played for state in found]
+    returns = np.concatenate([np.cumsum(rewards) for _, rewards in played])
+    with matplotlib().rc_context({"animation.ffmpeg_path": _ffmpeg()} if out.suffix == ".mp4" else {}):
+        draw(result.algorithm.env, states, returns, out)
+    return [(len(rewards), float(np.sum(rewards))) for _, rewards in played]
+
+
+def _ffmpeg() -> str:
+    try:
+        return importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()
+    except ImportError as error:
+        raise InputError(f"an MP4 needs a package: pip install 'pgjax[video]' ({error})") from error
+
+
+def _played(algorithm: Any, state: Any, key: Any, max_steps: int) -> tuple[list[Any], list[float]]:
+    """The states of one greedy episode, and its rewards."""
+    env, actor = algorithm.env, algorithm.actor(state)
     key, reset_key = jax.random.split(key)
     env_state, obs = env.reset(reset_key)
     memory, first = actor.initial_memory(1), True
@@ -41,5 +71,4 @@ def render_episode(algorithm: Any, state: Any, key: Any, out: Path, max_steps: i
         rewards.append(float(successor.reward))
         done = bool(successor.terminated | successor.truncated)
         env_state, obs, first = successor.state, successor.obs, False
-    draw(env, states, np.cumsum(rewards), out)
-    return len(states), float(np.sum(rewards))
+    return states, rewards
