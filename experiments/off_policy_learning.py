@@ -1,7 +1,7 @@
 """What DDPG, TD3 and SAC reach with their presets, and PPO after as many steps: ten seeds each, evaluated greedily.
 
     python experiments/off_policy_learning.py                       # every row
-    python experiments/off_policy_learning.py --envs Pendulum-v1    # those of some environments
+    python experiments/off_policy_learning.py --envs Pendulum-v1    # of some environments; others stay as they are
     python experiments/off_policy_learning.py --rejax ENV/bin/python --sb3 ENV/bin/python
 
 PPO has its preset, cut to the steps of the longest of the others where that is shorter. The presets were tuned on seeds
@@ -60,6 +60,7 @@ def trained(algorithm: Any, options: Options) -> dict[str, Any]:
         "returns": np.asarray(result.scores["return_mean"]),
         "curves": result.curves["return_mean"],
         "steps": result.steps[0],
+        "episodes": options.episodes,
         "config": to_config(algorithm),
     }
 
@@ -97,51 +98,61 @@ def of_peer(settings: dict[str, Any], process: subprocess.Popen[str]) -> dict[st
     if process.returncode:
         raise SystemExit(f"{process.args} ended with {process.returncode}")
     found = json.loads(output.splitlines()[-1])
-    return {"returns": np.array(found["returns"]), "versions": found["versions"], "settings": settings}
+    return {"returns": np.array(found["returns"]), "settings": settings} | {
+        "episodes": settings["episodes"],
+        "versions": found["versions"],
+    }
 
 
-def row(env_id: str, name: str, steps: int, returns: np.ndarray, goal: float | None) -> list[str]:
+def row(key: str, each: dict[str, Any]) -> list[str]:
+    """The line of what was found of a method on an environment."""
+    name, _, env_id = key.partition(" on ")
+    returns, goal = np.asarray(each["returns"]), GOALS.get((name, env_id))
+    steps = each["steps"][-1] if "steps" in each else each["settings"]["steps"]
     figures = [f"{steps:,}", text_of(interquartile_mean(returns), 1), f"{returns.min():.1f}"]
-    return [env_id, name, *figures, "" if goal is None else f"{goal:g}"]
+    return [env_id, name, *figures, "" if goal is None else f"{goal:g}", str(each.get("episodes", 128))]
 
 
 def main(options: Options) -> None:
-    found: dict[str, dict[str, Any]] = {}
-    rows = []
+    kept = options.out / "off_policy_learning.json"
+    before: dict[str, dict[str, Any]] = json.loads(kept.read_text())["found"] if kept.exists() else {}
+    found = {key: each for key, each in before.items() if key.partition(" on ")[2] not in options.envs}
     peers = start_peers(options)
     for env_id in options.envs:
         of_env = {name: pgjax.tuned(name, env_id) for name in METHODS if env_id in table()[name]}
         longest = max(algorithm.total_steps for algorithm in of_env.values())
         ppo = pgjax.tuned("ppo", env_id)
         for name, algorithm in (of_env | {"ppo": dataclasses.replace(ppo, total_steps=longest)}).items():
-            each = found[f"{name} on {env_id}"] = trained(algorithm, options)
-            rows.append(row(env_id, name, each["steps"][-1], each["returns"], GOALS.get((name, env_id))))
-            print(rows[-1], flush=True)
+            found[f"{name} on {env_id}"] = trained(algorithm, options)
+            print(row(f"{name} on {env_id}", found[f"{name} on {env_id}"]), flush=True)
     for name, (settings, process) in peers.items():
-        each = found[f"{name} on {PEERS_ENV}"] = of_peer(settings, process)
-        rows.append(row(PEERS_ENV, name, settings["steps"], each["returns"], None))
-    header = ["environment", "algorithm", "env steps", "return", "lowest seed", "goal"]
+        found[f"{name} on {PEERS_ENV}"] = of_peer(settings, process)
+    found = dict(sorted(found.items(), key=lambda item: ENVS.index(item[0].partition(" on ")[2])))
+    header = ["environment", "algorithm", "env steps", "return", "lowest seed", "goal", "episodes"]
     text = (
-        f"{options.seeds} seeds each, {options.episodes} greedy episodes per seed after the last step; interquartile "
-        f"means with 95 % intervals.\n\n{markdown(header, rows, 2)}"
+        f"{options.seeds} seeds each, greedy episodes of each after the last step; interquartile means with 95 % "
+        f"intervals.\n\n{markdown(header, [row(key, each) for key, each in found.items()], 2)}"
     )
     write_report(options.out, text, None, {"found": found})
     plot(options, found)
 
 
 def plot(options: Options, found: dict[str, dict[str, Any]]) -> None:
-    columns = min(3, len(options.envs))
-    shape = -(-len(options.envs) // columns), columns
+    envs = [env_id for env_id in ENVS if any(key.endswith(f" on {env_id}") for key in found)]
+    columns = min(3, len(envs))
+    shape = -(-len(envs) // columns), columns
     size = 4.0 * columns, 3.0 * shape[0]
     figure, panels = pyplot().subplots(*shape, figsize=size, layout="constrained", squeeze=False)
-    for env_id, panel in zip(options.envs, panels.flat, strict=False):
+    for panel in list(panels.flat)[len(envs) :]:
+        panel.remove()
+    for env_id, panel in zip(envs, panels.flat, strict=False):
         for i, name in enumerate((*METHODS, "ppo")):
             each = found.get(f"{name} on {env_id}")
             if each:
-                curves = band(each["curves"])
+                curves, steps = band(np.asarray(each["curves"], float)), np.asarray(each["steps"])
                 known = np.isfinite(curves.interquartile_mean)  # points in which an episode ended
                 style = {"color": "black" if name == "ppo" else f"C{i}", "linewidth": 1}
-                draw_band(panel, each["steps"][known], Band(*(x[known] for x in curves)), name, **style)
+                draw_band(panel, steps[known], Band(*(x[known] for x in curves)), name, **style)
         panel.set(title=env_id, xlabel="env steps", ylabel="return in training")
         panel.legend(frameon=False, fontsize=8)
     figure.savefig(options.out / "off_policy_learning.png", dpi=100)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import pgjax
+from pgjax.running import directory
 from pgjax.running.sinks import Background, Csv, JsonLines
 
 ROWS = [
@@ -162,3 +163,55 @@ def test_csv_of_a_run_equals_its_json_lines(logged):
     rows = read_csv(directory / "metrics.csv")
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert [float(row["entropy"]) for row in rows] == [line["entropy"] for line in lines]
+
+
+def many_rows(path, count, width=40):
+    path.write_text("".join(json.dumps({"iteration": i, "x": "y" * (i % width)}) + "\n" for i in range(1, count + 1)))
+    return path
+
+
+def test_the_end_of_a_long_file_is_read_without_its_beginning(tmp_path, monkeypatch):
+    monkeypatch.setattr(directory, "BLOCK", 100)
+    path = many_rows(tmp_path / "metrics.jsonl", 1000)
+    for most in (1, 3, 50):
+        assert [row["iteration"] for row in directory.last_rows(path, most)] == list(range(1001 - most, 1001))
+    assert len(directory.last_rows(path, 5000)) == 1000
+    with path.open("a") as file:
+        file.write('{"iteration": 1001')  # being written
+    assert directory.last_rows(path, 1)[0]["iteration"] == 1000
+    assert directory.last_rows(tmp_path / "none.jsonl", 3) == []
+    path.write_bytes(b"\xff\n\xfe\n")
+    with pytest.raises(pgjax.InputError, match="none of its last lines can be read"):
+        directory.last_rows(path, 2)
+
+
+def test_some_rows_of_a_long_file_are_its_rows_in_order_with_both_ends(tmp_path):
+    path = many_rows(tmp_path / "metrics.jsonl", 5000)
+    some = [row["iteration"] for row in directory.some_rows(path, 100)]
+    assert 90 <= len(some) <= 101
+    assert some == sorted(set(some))
+    assert (some[0], some[-1]) == (1, 5000)
+    assert max(np.diff(some)) < 120
+    short = many_rows(tmp_path / "short.jsonl", 30, width=1)
+    assert [row["iteration"] for row in directory.some_rows(short, 100)] == list(range(1, 31))
+
+
+def test_a_mark_knows_what_was_written_and_where_it_ended(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    file = JsonLines(path)
+    file.write([{"iteration": 1, "x": 0.5}])
+    mark = file.mark
+    assert mark.is_of(path)
+    file.write([{"iteration": 2, "x": 0.25}])
+    assert mark.is_of(path), "what came later is not its matter"
+    later = file.mark
+    file.close()
+    assert mark.size < later.size == path.stat().st_size
+    again = JsonLines(path, 1, mark)
+    assert again.mark == mark
+    again.write([{"iteration": 2, "x": 0.25}])
+    assert again.mark == later
+    again.close()
+    path.write_bytes(path.read_bytes().replace(b"0.5", b"0.6"))
+    assert not mark.is_of(path)
+    assert not mark.is_of(tmp_path / "none")

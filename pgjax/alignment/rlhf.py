@@ -149,14 +149,12 @@ class RLHF(ProximalUpdate, Sampling):
         scale = self.adapted(state.beta_scale, credit["kl_to_start"])
         return RLHFState(state.key, state.iteration + 1, params, learner, scale), metrics
 
-    def rollout(self, state: RLHFState, prompt: Prompt, key: Key) -> Rollout:
-        """A completion of each prompt, with one slot more where the score is paid after the last token."""
-        completion = self.sampled(state.params["policy"], prompt, key)
-        reward = self.rewarded(prompt, completion)
+    def paid(self, completion: Generation, reward: Array) -> tuple[Generation, Array]:
+        """One slot more where the score is paid after the last token."""
         if self.score_at == "after":
             completion = Generation(*(jnp.pad(x, ((0, 0), (0, 1))) for x in completion))
             reward = jnp.pad(reward, ((0, 0), (0, 1))) if reward.ndim == 2 else reward
-        return Rollout(prompt, completion, reward, self.read(state.params, prompt, completion.tokens))
+        return completion, reward
 
     def reading(self, params: Params, prompt: Prompt, tokens: Int[Array, "B T"]) -> Reading:
         """Policy, critic and reference on completions, all at once."""

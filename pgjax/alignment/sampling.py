@@ -18,6 +18,7 @@ from pgjax.alignment.scoring import REWARDS, AnswerReward, Reward, as_reward
 from pgjax.alignment.supervised import SHARE_TOKENS, ModelState, Sums, check_batches, held_out_rows, in_parts
 from pgjax.alignment.tokenizers import TOKENIZERS
 from pgjax.core.algorithm import EVALUATION_STREAM, Key, Params, Scores
+from pgjax.core.devices import everywhere, shared_out
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytree
 from pgjax.core.parts import part_name
@@ -121,9 +122,14 @@ class Sampling(MinibatchUpdate):
 
     def rollout(self, state: Any, prompt: Prompt, key: Key) -> Rollout:
         """A completion of each prompt under the policy of `state`."""
+        prompt = shared_out(prompt)
         completion = self.sampled(self.policy(state.params), prompt, key)
-        reward = self.rewarded(prompt, completion)
-        return Rollout(prompt, completion, reward, self.read(state.params, prompt, completion.tokens))
+        completion, reward = self.paid(completion, self.rewarded(prompt, completion))
+        return everywhere(Rollout(prompt, completion, reward, self.read(state.params, prompt, completion.tokens)))
+
+    def paid(self, completion: Generation, reward: Array) -> tuple[Generation, Array]:
+        """What is learned from, with the tokens that a reward is paid at."""
+        return completion, reward
 
     def sampled(self, policy: Params, prompt: Prompt, key: Key) -> Generation:
         """A completion for each prompt, of a policy with these parameters."""

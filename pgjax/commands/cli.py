@@ -1,14 +1,18 @@
 """The command line. Help and listings import neither jax nor gymnax; flags are generated from the dataclasses."""
 
+import contextlib
 import dataclasses
 import importlib
 import json
 import os
+import secrets
 import signal
 import sys
+import threading
 import time
 import typing
 import warnings
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +34,7 @@ from pgjax.commands.flags import (
 )
 from pgjax.core.errors import InputError, Interrupted, nearest
 from pgjax.environments.catalog import CATALOG
-from pgjax.running.directory import holds_sweep, read_config, read_json, read_rows, status, title
+from pgjax.running.directory import holds_sweep, last_rows, read_config, read_json, read_rows, status, title
 from pgjax.running.presets import preset
 
 USAGE = """\
@@ -85,7 +89,8 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(f"command = {arguments[0]!r} is not known: {nearest(arguments[0], commands)}")
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]
-            commands[arguments[0]](arguments[1:])
+            with _early_signals():
+                commands[arguments[0]](arguments[1:])
             sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -99,7 +104,27 @@ def main(argv: list[str] | None = None) -> int:
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.signal_number
+    except KeyboardInterrupt:
+        print("stopped by SIGINT; nothing was being trained", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
+
+
+@contextlib.contextmanager
+def _early_signals() -> Iterator[None]:
+    """SIGTERM says that it was heard also where no run listens yet or any more."""
+
+    def stop(*_: Any) -> None:
+        raise Interrupted("stopped by SIGTERM; nothing was being trained", signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _import_own(arguments: list[str]) -> list[str]:
@@ -179,12 +204,17 @@ def _train(arguments: list[str]) -> None:
     from pgjax.running.shell import run
 
     algorithm = what.build(vars(flags) | _params(what, flags))
-    directory = Path(flags.directory or f"runs/{what.subject}-{what.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    directory = Path(flags.directory or _new_directory(f"{what.subject}-{what.name}"))
     _print_config(to_config(algorithm), flags.seed)
     kept = {
         name: getattr(flags, name) for name in ("seeds", "checkpoint_every", "keep", "episodes", "sinks", "devices")
     }
     _report(run(algorithm, flags.seed, directory, **kept), directory)
+
+
+def _new_directory(name: str) -> str:
+    """With the time, and what tells apart those that start in the same second."""
+    return f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def _subject(command: str, arguments: list[str]) -> tuple[Subject, list[str]]:
@@ -257,7 +287,7 @@ def _sweep(arguments: list[str]) -> None:
         axes |= {name: [given[name]] * times for name in sorted(options_set - axes.keys())}  # for each of them alike
     fixed = {flag: {k: v for k, v in each.items() if k not in axes} for flag, each in params.items()}
     algorithm = what.build({name: value for name, value in values.items() if name not in axes} | fixed)
-    directory = Path(flags.directory or f"runs/{what.subject}-{what.name}-sweep-{time.strftime('%Y%m%d-%H%M%S')}")
+    directory = Path(flags.directory or _new_directory(f"{what.subject}-{what.name}-sweep"))
     passed = ("mode", "num_samples", "seed", "points", "episodes", "members_at_once", "devices", "checkpoint_every")
     kept = {name: getattr(flags, name) for name in passed}
     axes = {what.axis_name(name): values for name, values in axes.items()}
@@ -475,9 +505,9 @@ def _list_row(run: Path, directory: Path) -> list[str]:
             return [name, subject, f"{what} sweep x {config['members']}", "", "", status(run)]
         config = read_config(run)
         subject, what = title(config)
-        rows = read_rows(run / "metrics.jsonl")
+        rows = last_rows(run / "metrics.jsonl", 100)
         score, _ = config["score"]
-        known = [m for m in (_mean(row.get(score)) for row in rows[-100:]) if m == m]
+        known = [m for m in (_mean(row.get(score)) for row in rows) if m == m]
         return [
             name,
             subject,

@@ -70,6 +70,11 @@ def everywhere(x: Any) -> Any:
     return jax.lax.with_sharding_constraint(x, PartitionSpec()) if _divided() else x
 
 
+def shared_out(x: Any) -> Any:
+    """Arrays of which every device has a share of the rows, so that XLA divides what is computed from them."""
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(ENVS)) if _divided() else x
+
+
 def each_on_its_own(f: Callable[..., Any], in_axes: Any, out_axes: Any) -> Callable[..., Any]:
     """`f` run by every device on its share of the arguments, whose axis in `in_axes` is divided.
 

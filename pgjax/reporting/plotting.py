@@ -10,8 +10,10 @@ import numpy as np
 
 from pgjax.core.errors import InputError, nearest
 from pgjax.reporting.statistics import interquartile_mean
-from pgjax.running.directory import part_title, read_config, read_rows, title
+from pgjax.running.directory import part_title, read_config, some_rows, title
 
+MOST_POINTS = 20_000
+"""Rows of a run that are drawn; of longer ones some at equal distances."""
 WORDS = {"return_mean": "return of an episode, undiscounted", "length_mean": "steps of an episode"}
 """Of metrics whose names do not say enough."""
 
@@ -89,7 +91,7 @@ def _save(figure: Any, out: Path) -> list[Path]:
 
 def _curve(path: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps `[n]` and values `[n, members]`, NaN where there were none."""
-    rows = read_rows(path)
+    rows = some_rows(path, MOST_POINTS)
     if not rows:
         raise InputError(f"{path.parent} holds no metrics yet")
     if metric not in rows[0]:

@@ -57,8 +57,8 @@ class Checkpoints:
         self.name, self.direction = name, direction
         self.worst = float(np.finfo(np.float32).min if direction == "max" else np.finfo(np.float32).max)
         self.pool = ThreadPoolExecutor(1)
-        self.rows = ""
-        """The digest of the metrics that led to the state that was restored last."""
+        self.rows: tuple[int, str] | None = None
+        """Of the metrics that led to the state that was restored last, as `save` was told."""
         self.writing: Future[None] | None = None
         self.read_only, self.left_out, self.identity = keep is None, left_out, identity
         self._mend_scores()
@@ -74,9 +74,9 @@ class Checkpoints:
             ),
         )
 
-    def save(self, iteration: int, state: Any, score: float, rows: str = "") -> None:
+    def save(self, iteration: int, state: Any, score: float, rows: tuple[int, str] | None = None) -> None:
         """Copy `state`, the one that was evaluated to `score`, and digest and write it in the background, with `rows`,
-        the digest of the metrics that led to it.
+        how far the metrics that led to it were written, and their digest.
 
         Raises:
             OSError: the one before could not be written; the complete ones are untouched.
@@ -236,7 +236,7 @@ class Checkpoints:
         leaves, meta = restored["state"], restored["meta"]
         if self.identity is not None and meta.get("run") != self.identity:
             raise DamagedError(f"{self._label(iteration)} is of another run")
-        digests, self.rows = meta.get("sha256", {}), meta.get("rows", "")
+        digests, self.rows = meta.get("sha256", {}), meta.get("rows")
         wrong = [name for name in numpy if _digest(leaves[name]) != digests.get(name)]
         if wrong:
             raise DamagedError(f"{self._label(iteration)} is damaged: {wrong[0]} is not what was written")
@@ -261,9 +261,9 @@ def load_state(
     which: Literal["newest", "best"] = "newest",
     left_out: tuple[str, ...] = (),
     identity: str | None = None,
-) -> tuple[int, Any, str]:
-    """(iteration, state, digest of its metrics) from a run directory; the best is by `score`, and `left_out` and
-    `identity` as in `Checkpoints`.
+) -> tuple[int, Any, tuple[int, str] | None]:
+    """(iteration, state, what `save` was told of its metrics) from a run directory; the best is by `score`, and
+    `left_out` and `identity` as in `Checkpoints`.
 
     Raises:
         InputError: there is no whole checkpoint, or it is of another shape.

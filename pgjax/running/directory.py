@@ -11,6 +11,7 @@ lock                held while a process works on the run
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -21,6 +22,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from pgjax.core.errors import InputError
+
+BLOCK = 1 << 20
+"""Bytes that are read at once of a file that may be long."""
 
 
 def open_regular(path: Path, mode: str, buffering: int = -1) -> IO[Any]:
@@ -107,6 +111,63 @@ def whole_lines(path: Path) -> list[bytes]:
         return []
     with open_regular(path, "rb") as file:
         return file.read().split(b"\n")[:-1]
+
+
+def last_rows(path: Path, most: int) -> list[dict[str, Any]]:
+    """The last rows of a JSON-lines file, however long it is; lines that cannot be read are left out.
+
+    Raises:
+        InputError: there are lines, and none of them can be read.
+    """
+    if not path.exists():
+        return []
+    with open_regular(path, "rb") as file:
+        start, tail = file.seek(0, os.SEEK_END), b""
+        while start > 0 and tail.count(b"\n") <= most:
+            start, end = max(0, start - BLOCK), start
+            file.seek(start)
+            tail = file.read(end - start) + tail
+    lines = tail.split(b"\n")[1 if start else 0 : -1][-most:]
+    rows = [row for row in map(row_of, lines) if row is not None]
+    if lines and not rows:
+        raise InputError(f"{path} is damaged: none of its last lines can be read")
+    return rows
+
+
+def some_rows(path: Path, most: int) -> list[dict[str, Any]]:
+    """All rows of a JSON-lines file, or of a long one about `most` at equal distances, and its last one.
+
+    Raises:
+        InputError: a line cannot be read.
+    """
+    if not path.exists():
+        return []
+    with open_regular(path, "rb") as file:
+        first = file.readline()
+        size = file.seek(0, os.SEEK_END)
+        if size <= most * len(first):
+            return read_rows(path)
+        lines = [first]
+        for i in range(1, most):
+            file.seek(i * size // most)
+            file.readline()  # the rest of a line
+            line = file.readline()
+            if line.endswith(b"\n") and line != lines[-1]:
+                lines.append(line)
+    rows = [row for row in map(row_of, lines) if row is not None]
+    if len(rows) < len(lines):
+        raise InputError(f"{path} is damaged: some of its lines cannot be read")
+    return [*rows, *(row for row in last_rows(path, 1) if row["iteration"] != rows[-1]["iteration"])]
+
+
+def prefix_hash(path: Path, size: int) -> Any:
+    """The SHA-256 of the first bytes of a file, to be gone on with."""
+    digest = hashlib.sha256()
+    with open_regular(path, "rb") as file:
+        while size and (block := file.read(min(size, BLOCK))):
+            digest.update(block)
+            size -= len(block)
+    return digest
 
 
 def row_of(line: bytes) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """A finished run in the hands of its user."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ class Result(NamedTuple):
     """As it was given, or rebuilt from the config."""
     state: Any
     """With a leading axis of members for several seeds."""
-    metrics: dict[str, np.ndarray]
+    metrics: Mapping[str, np.ndarray]
     """`[num_iterations]` each, `[num_iterations, members]` for several seeds; NaN where there was nothing to report."""
     steps: int
     """Of the whole run, in the algorithm's unit."""

@@ -3,9 +3,9 @@
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import time
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from pgjax.learning.optimizers import STRETCHED
 from pgjax.running.checkpoint import Checkpoints, load_state
 from pgjax.running.compile import MAX_CHUNK, ROWS, compile_programs, env_layout, member_layout
 from pgjax.running.config import differences, entry, from_config, to_config
-from pgjax.running.directory import read_config, readable_rows, row_of, whole_lines
+from pgjax.running.directory import read_config, readable_rows
 from pgjax.running.loop import budget_note
 from pgjax.running.population import copies
 from pgjax.running.result import Result
@@ -38,7 +38,7 @@ from pgjax.running.session import (
     held,
     stop_signals,
 )
-from pgjax.running.sinks import JsonLines, ProgressDisplay, Row, Sink, check_sinks, open_sink, say
+from pgjax.running.sinks import JsonLines, Mark, ProgressDisplay, Row, Sink, check_sinks, open_sink, say
 
 CHUNK_SECONDS = 1.0
 KEPT = ("seed", "seeds", "checkpoint_every", "keep", "episodes", "sinks")
@@ -157,7 +157,7 @@ def load(
         check_same_algorithm(directory, config, algorithm)
     kept = _kept(config, directory)
     subject = _subject(algorithm, kept)
-    iteration, state, digest = load_state(
+    iteration, state, rows = load_state(
         directory,
         lambda: subject.init(_key(kept)),
         algorithm.score,
@@ -165,10 +165,36 @@ def load(
         not_kept(algorithm),
         config.get("id"),
     )
-    rows, lost = _rows_until(directory / "metrics.jsonl", iteration, digest)
-    if lost:
-        warnings.warn(f"{directory / 'metrics.jsonl'} is damaged: rows are lost, {lost}", stacklevel=2)
-    return Result(algorithm, state, _stacked(rows), iteration * algorithm.steps_per_iteration, 0, 0.0, 0.0)
+    metrics = StoredMetrics(directory / "metrics.jsonl", iteration)
+    if not (rows and Mark(*rows).is_of(metrics.path)):
+        _, lost = _rows_until(metrics.path, iteration, expects_all=True)
+        said = lost or "they are not what was written" if rows else lost
+        if said:
+            warnings.warn(f"{metrics.path} is damaged: rows are lost, {said}", stacklevel=2)
+    return Result(algorithm, state, metrics, iteration * algorithm.steps_per_iteration, 0, 0.0, 0.0)
+
+
+class StoredMetrics(Mapping[str, np.ndarray]):
+    """The metrics of a run up to an iteration, read from its file when somebody asks for one."""
+
+    def __init__(self, path: Path, iteration: int) -> None:
+        self.path, self.iteration = path, iteration
+
+    @functools.cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        return _stacked(_rows_until(self.path, self.iteration, expects_all=False)[0])
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def __repr__(self) -> str:
+        return f"the metrics in {self.path}"
 
 
 def check_same_algorithm(directory: str | Path, config: dict[str, Any], algorithm: Algorithm) -> None:
@@ -197,17 +223,17 @@ def save_run(algorithm: Any, seed: int, state: Any, rows: list[Row], scores: dic
 
     config = to_config(algorithm) | dict(zip(KEPT, (seed, None, None, 2, 128, []), strict=True))
     last = {name: rows[-1][name] for name in ("iteration", "steps")}
-    digests: dict[str, str] = {}
+    marks: dict[str, Mark] = {}
     with held(directory, "config.json", config, refuse) as config, contextlib.ExitStack() as opened:
         for name, content in {"metrics": rows, "evaluations": [last | scores]}.items():
             file = JsonLines(directory / f"{name}.jsonl")
             opened.callback(file.close)
             file.write(content)
-            digests[name] = file.digest
+            marks[name] = file.mark
         left_out, identity = not_kept(algorithm), config["id"]
         checkpoints = Checkpoints(directory / "checkpoints", algorithm.score, 2, left_out, identity)
         opened.enter_context(contextlib.closing(checkpoints))
-        checkpoints.save(last["iteration"], state, scores[algorithm.score[0]], digests["metrics"])
+        checkpoints.save(last["iteration"], state, scores[algorithm.score[0]], marks["metrics"])
         checkpoints.wait()
 
 
@@ -296,7 +322,7 @@ def _train(
         seconds_run = time.perf_counter() - start
     steps, steps_now = total * iteration_steps, (total - done_before) * iteration_steps
     result = Result(
-        algorithm, training.own_state(), _stacked(training.rows), steps, steps_now, seconds_compile, seconds_run
+        algorithm, training.own_state(), training.all_metrics(total), steps, steps_now, seconds_compile, seconds_run
     )
     if ended:
         ended.result = result
@@ -323,7 +349,8 @@ class _Training:
         self.score, self.left_out = algorithm.score, not_kept(algorithm)
         self.clock, self.chunk = Clock(config["checkpoint_every"]), 1
         self.is_single = config["seeds"] is None
-        self.rows: list[Row] = []
+        self.columns: list[dict[str, np.ndarray]] = []
+        """The metrics of each chunk, of a run that keeps them nowhere else."""
         self.new_rows: list[Row] = []
         self.sinks: list[Sink] = []
         self.checkpoints: Checkpoints | None = None
@@ -343,11 +370,14 @@ class _Training:
         restored = self.checkpoints.restore_newest(init)
         if restored:
             self.done, self.state = restored[0], self.programs.layout.place(restored[1])
-        self.rows = _mended_rows(directory / "metrics.jsonl", self.done, self.checkpoints.rows)
-        _mended_rows(directory / "evaluations.jsonl", self.done, None)
+        path, mark = directory / "metrics.jsonl", self.checkpoints.rows and Mark(*self.checkpoints.rows)
+        if not (mark and mark.is_of(path)):
+            _mend_rows(path, self.done, expects_all=True, was_changed=mark is not None)
+            mark = None
+        _mend_rows(directory / "evaluations.jsonl", self.done)
         self.evaluations = JsonLines(directory / "evaluations.jsonl", self.done)
         opened.callback(self.evaluations.close)
-        self.metrics = JsonLines(directory / "metrics.jsonl", self.done)
+        self.metrics = JsonLines(path, self.done, mark)
         self.sinks.append(self.metrics)
         opened.callback(self.metrics.close)
         for name in config["sinks"]:
@@ -360,10 +390,11 @@ class _Training:
         start = time.perf_counter()
         self.state, report = self.programs.advance(self.subject, self.state, np.int32(size))
         rows, failure = _rows(jax.device_get(report), done, size, self.iteration_steps)
-        self.rows += rows
         self.new_rows = rows
+        if self.checkpoints is None:
+            self.columns.append(_stacked(rows))
         for sink in self.sinks if rows else []:
-            sink.write(rows)
+            _tell(sink, "write", rows)
         if failure:
             raise FloatingPointError(failure)
         seconds = time.perf_counter() - start
@@ -380,8 +411,8 @@ class _Training:
             _check_finite_params(self.state, done)
             score = self._evaluate(done) if due else float("nan")
             for sink in [*self.sinks, self.evaluations]:
-                sink.flush()  # what a checkpoint builds on must outlive a crash with it
-            self.checkpoints.save(done, self.state, score, self.metrics.digest)
+                _tell(sink, "flush")  # what a checkpoint builds on must outlive a crash with it
+            self.checkpoints.save(done, self.state, score, self.metrics.mark)
             if last or stopping:
                 self.checkpoints.wait()
 
@@ -390,6 +421,13 @@ class _Training:
         copied = functools.partial(jax.tree.map, jnp.copy)
         metrics = {name: x for name, x in _stacked(self.new_rows).items() if name not in ("iteration", "steps")}
         return Progress(done, done * self.iteration_steps, metrics, lambda: copied(self.own_state()))
+
+    def all_metrics(self, done: int) -> Mapping[str, np.ndarray]:
+        """Of all iterations: those of a run with a directory stay in their file until somebody asks."""
+        if self.checkpoints is not None:
+            return StoredMetrics(self.metrics.path, done)
+        first, *_ = self.columns
+        return {name: np.concatenate([columns[name] for columns in self.columns]) for name in first}
 
     def own_state(self) -> Any:
         """The state where a user finds it: that of a single run on one device, which does what he does with it."""
@@ -419,31 +457,43 @@ def _rows(report: dict[str, Any], done: int, size: int, iteration_steps: int) ->
     return rows, ""
 
 
+def _tell(sink: Sink, method: str, *arguments: Any) -> None:
+    """Call a method of a sink.
+
+    Raises:
+        OSError: it failed, with the name of the sink.
+    """
+    try:
+        getattr(sink, method)(*arguments)
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"the sink {type(sink).__name__} failed in {method}: {error}") from error
+
+
 def _check_finite_params(state: Any, iteration: int) -> None:
     for path, leaf in jax.tree.leaves_with_path(state.params):
         if not np.all(np.isfinite(leaf)):
             raise FloatingPointError(f"iteration {iteration}: parameter {jax.tree_util.keystr(path)} is not finite")
 
 
-def _rows_until(path: Path, iteration: int, digest: str | None) -> tuple[list[Row], str]:
-    """The rows up to a checkpoint, and what of them is lost. `digest` is that of all these rows, which were on disk
-    before it; None where no checkpoint has one."""
-    lines = whole_lines(path)
-    found = [(row_of(line), line) for line in lines]
-    kept = [(_nan_for_none(row), line) for row, line in found if row is not None and row["iteration"] <= iteration]
-    rows, unreadable = [row for row, _ in kept], sum(row is None for row, _ in found)
+def _rows_until(path: Path, iteration: int, expects_all: bool) -> tuple[list[Row], str]:
+    """The rows up to a checkpoint, and what of them is lost; `expects_all` where a row of every checkpoint is on disk
+    before it."""
+    readable, unreadable = readable_rows(path)
+    rows = [_nan_for_none(row) for row in readable if row["iteration"] <= iteration]
     lost = [f"{unreadable} lines that cannot be read"] if unreadable else []
     last = rows[-1]["iteration"] if rows else 0
-    if digest is not None and last < iteration:
+    if expects_all and last < iteration:
         lost.append(f"those of iterations {last + 1} to {iteration}")
-    if digest and not lost and hashlib.sha256(b"".join(line + b"\n" for _, line in kept)).hexdigest() != digest:
-        lost.append("they are not what was written")
     return rows, " and ".join(lost)
 
 
-def _mended_rows(path: Path, iteration: int, digest: str | None) -> list[Row]:
-    """The rows up to a checkpoint; a damaged file is kept beside, and replaced by what can be read of it."""
-    rows, lost = _rows_until(path, iteration, digest)
+def _mend_rows(path: Path, iteration: int, expects_all: bool = False, was_changed: bool = False) -> None:
+    """Keep a damaged file beside, and replace it by what can be read of it. `was_changed` says that it is not what was
+    written up to the checkpoint, whether or not all of it can be read."""
+    rows, lost = _rows_until(path, iteration, expects_all)
+    lost = lost or ("they are not what was written" if was_changed else "")
     if lost:
         kept = f"; the damaged file is kept as {path.name}.damaged" if path.exists() else ""
         warnings.warn(f"{path} is damaged: rows are lost, {lost}{kept}", stacklevel=2)
@@ -452,7 +502,6 @@ def _mended_rows(path: Path, iteration: int, digest: str | None) -> list[Row]:
         file = JsonLines(path)
         file.write(rows)
         file.close()
-    return rows
 
 
 def _nan_for_none(row: Row) -> Row:

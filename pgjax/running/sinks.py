@@ -5,7 +5,6 @@ with one number per member. NaN (no episode ended) means absent.
 """
 
 import csv
-import hashlib
 import io
 import json
 import math
@@ -27,7 +26,7 @@ from rich.table import Table
 
 from pgjax.core.algorithm import Algorithm
 from pgjax.core.errors import InputError, nearest
-from pgjax.running.directory import open_regular, read_rows
+from pgjax.running.directory import open_regular, prefix_hash, row_of
 
 Row: TypeAlias = dict[str, Any]
 
@@ -61,11 +60,13 @@ class LinesFile:
     def __init__(self, path: Path, lines_kept: Callable[[list[bytes]], int]) -> None:
         self.path = path
         self.file = open_regular(path, "r+b", buffering=0)
-        lines = self.file.read().split(b"\n")[:-1]
-        kept = lines[: lines_kept(lines)]
-        self.file.seek(sum(len(line) + 1 for line in kept))
+        self.file.seek(self._end(lines_kept))
         self.file.truncate()
-        self._digest = hashlib.sha256(b"".join(line + b"\n" for line in kept))
+
+    def _end(self, lines_kept: Callable[[list[bytes]], int]) -> int:
+        """The byte behind the lines that are kept."""
+        lines = self.file.read().split(b"\n")[:-1]
+        return sum(len(line) + 1 for line in lines[: lines_kept(lines)])
 
     def append(self, content: bytes) -> None:
         """Write whole lines, all of them or none.
@@ -76,19 +77,12 @@ class LinesFile:
         end = self.file.tell()
         if os.fstat(self.file.fileno()).st_nlink == 0:
             raise OSError(f"cannot write {self.path}: it was removed while the run was writing it")
-        rest = content
         try:
-            while rest:
-                rest = rest[self.file.write(rest) :]
+            while content:
+                content = content[self.file.write(content) :]
         except OSError as error:
             self.file.truncate(end)
             raise OSError(f"cannot write {self.path}: {error.strerror}; what was written before is intact") from error
-        self._digest.update(content)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all lines, as a checkpoint keeps it."""
-        return self._digest.hexdigest()
 
     def flush(self) -> None:
         """Return when the disk has all lines (`fsync`)."""
@@ -99,18 +93,39 @@ class LinesFile:
         self.file.close()
 
 
+class Mark(NamedTuple):
+    """How far a file of rows was written, and the SHA-256 of that: what a checkpoint knows of it."""
+
+    size: int
+    digest: str
+
+    def is_of(self, path: Path) -> bool:
+        """Whether the file begins with what was written."""
+        return path.exists() and prefix_hash(path, self.size).hexdigest() == self.digest
+
+
 class JsonLines(LinesFile):
     """One JSON object per iteration; absent numbers are null."""
 
-    def __init__(self, path: Path, iteration: int = 0) -> None:
-        rows = read_rows(path)
-        super().__init__(path, lambda lines: sum(row["iteration"] <= iteration for row in rows))
+    def __init__(self, path: Path, iteration: int = 0, mark: Mark | None = None) -> None:
+        """`mark` is where the rows of `iteration` end, if that is known: nothing else is read of the file then."""
+        self._mark = mark
+        super().__init__(path, lambda lines: sum(row["iteration"] <= iteration for row in map(row_of, lines) if row))
+        self._digest = prefix_hash(path, self.file.tell())
+
+    def _end(self, lines_kept: Callable[[list[bytes]], int]) -> int:
+        return self._mark.size if self._mark else super()._end(lines_kept)
 
     def write(self, rows: list[Row]) -> None:
         """One line per row, all of them or none."""
-        self.append(
-            "".join(json.dumps({k: _absent_as_none(v) for k, v in row.items()}) + "\n" for row in rows).encode()
-        )
+        content = "".join(json.dumps({k: _absent_as_none(v) for k, v in row.items()}) + "\n" for row in rows).encode()
+        self.append(content)
+        self._digest.update(content)
+
+    @property
+    def mark(self) -> Mark:
+        """Of all rows that are written."""
+        return Mark(self.file.tell(), self._digest.hexdigest())
 
 
 class Csv(LinesFile):
