@@ -15,6 +15,7 @@ from pgjax.alignment.learned_rewards import FROM_RUNS, OPTIONS, EnsembleOptions,
 from pgjax.alignment.models import Prompt, is_run
 from pgjax.alignment.records import IN_CODE
 from pgjax.alignment.tokenizers import TOKENIZERS, Tokenizer
+from pgjax.core.devices import everywhere
 from pgjax.core.errors import InputError, nearest
 from pgjax.core.hyperparameters import TRACED, field_types, pytree
 from pgjax.core.parts import Description, check_options, dataclass_options, plain_repr, to_json
@@ -101,7 +102,8 @@ class HostReward:
             return scores
 
         shape = jax.ShapeDtypeStruct(tokens.shape[:1], jnp.float32)
-        return jax.pure_callback(on_host, shape, *prompt, tokens, mask, vmap_method="sequential")
+        texts = everywhere((*prompt, tokens, mask))  # the host is one place
+        return jax.pure_callback(on_host, shape, *texts, vmap_method="sequential")
 
 
 @pytree
