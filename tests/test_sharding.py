@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import pgjax
+from pgjax import alignment
 from pgjax.algorithms.on_policy import Samples
 from pgjax.core.devices import env_mesh
 from pgjax.core.metrics import numbers
@@ -59,6 +60,25 @@ def test_a_run_divided_over_devices_is_the_undivided_one(name, tiny_algorithm, m
     assert used == 1
     assert_close(shared, alone)
     assert np.sum(alone[1]["episodes"]) > 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sft", "dpo", "grpo", "rlhf", "online-dpo"])
+def test_a_language_model_divided_over_devices_is_the_undivided_one(name, tiny_token_algorithm, monkeypatch, capfd):
+    """Sampling, reading and gradients are shared, a reward of texts is asked once; and XLA has nothing to say of it."""
+    for module in ("supervised", "sampling"):
+        monkeypatch.setattr(f"pgjax.alignment.{module}.SHARE_TOKENS", 1)
+    fields = {}
+    if name in ("grpo", "rlhf"):
+        words = alignment.TOKENIZERS.make("grammar")
+        fields = {"reward": alignment.HostReward(lambda prompts, answers: [len(x) % 7.0 for x in answers], words)}
+    algorithm = tiny_token_algorithm(name, **fields)
+    used, shared = trained(algorithm, jax.random.key(0), env_layout(algorithm, 2))
+    assert used == 2
+    used, alone = trained(algorithm, jax.random.key(0), env_layout(algorithm, 1))
+    assert used == 1
+    assert_close(shared, alone)
+    assert "SPMD" not in capfd.readouterr().err
 
 
 def test_a_weighted_mean_over_devices_is_the_weighted_mean():
