@@ -39,7 +39,8 @@ class Result(NamedTuple):
             "length": f"{self.steps:,} {self.algorithm.unit}",
         }
         found |= {"members": str(len(iteration))} if iteration.ndim else {}
-        last = np.nanmean(self.metrics[name][-1]) if len(self.metrics.get(name, ())) else np.nan
+        known = self.metrics.get(name, ()) if isinstance(self.metrics, dict) else ()  # others would be read from a file
+        last = np.nanmean(known[-1]) if len(known) else np.nan
         found |= {f"last {name}": f"{last:.4g}"} if np.isfinite(last) else {}
         times = {"compiled": self.seconds_compile, "ran": self.seconds_run}
         return found | {what: f"{seconds:.1f} s" for what, seconds in times.items() if seconds}
@@ -48,8 +49,8 @@ class Result(NamedTuple):
         return f"Result({', '.join(f'{name}: {text}' for name, text in self.summary().items())})"
 
     def _repr_html_(self) -> str:
-        changed = [["changed", repr(self.algorithm)], ["metrics", ", ".join(self.metrics)]]
-        return html_table([*map(list, self.summary().items()), *changed])
+        metrics = ", ".join(self.metrics) if isinstance(self.metrics, dict) else repr(self.metrics)
+        return html_table([*map(list, self.summary().items()), ["changed", repr(self.algorithm)], ["metrics", metrics]])
 
     def predict(self, obs: Any, deterministic: bool = True, key: Key | None = None, memory: Any = None) -> Any:
         """The action for one observation, or one per observation of a batch, as NumPy.
