@@ -6,8 +6,10 @@
 
 PPO has its preset, cut to the steps of the longest of the others where that is shorter. The presets were tuned on seeds
 from 1000 on; the seeds reported here are 0, 1, 2, ... The last two arguments are Pythons of environments of their own,
-in which rejax and Stable-Baselines3 train SAC and TD3 on Pendulum with the same networks, steps, batches, learning rate
-and noise, beside ours (the docstrings of `benchmarks/peers/rejax_returns.py` and `sb3_returns.py` say what to install).
+in which rejax and Stable-Baselines3 train SAC and TD3 on Pendulum with the same networks, steps and batches, and
+constant learning rates, beside ours (the docstrings of `benchmarks/peers/rejax_returns.py` and `sb3_returns.py` say
+what to install). TD3's exploring noise is 0.1 in units of the torque in theirs; ours is 0.1 of half its range, twice
+that.
 
 Writes off_policy_learning.json (configs, every seed's figures and curves), off_policy_learning.md and
 off_policy_learning.png.
@@ -131,7 +133,8 @@ def main(options: Options) -> None:
     header = ["environment", "algorithm", "env steps", "return", "lowest seed", "goal", "episodes"]
     text = (
         f"{options.seeds} seeds each, greedy episodes of each after the last step; interquartile means with 95 % "
-        f"intervals.\n\n{markdown(header, [row(key, each) for key, each in found.items()], 2)}"
+        f"intervals.\n\n{markdown(header, [row(key, each) for key, each in found.items()], 2)}\n"
+        "The peers' TD3 explores with half the noise of ours, and their learning rates are constant.\n"
     )
     write_report(options.out, text, None, {"found": found})
     plot(options, found)

@@ -2,7 +2,7 @@
 
     pip install rejax 'gymnax<1'
 
-What `Settings` of that script says is given alike. Rejax has no other schedule than a constant learning rate.
+What that script's `start_peers` says is given. Rejax has no other schedule than a constant learning rate.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     pip install stable-baselines3
 
-What `Settings` of that script says is given alike, and its learning rate is constant as rejax's is.
+What that script's `start_peers` says is given, and its learning rate is constant as rejax's is.
 """
 
 import argparse
