@@ -25,7 +25,8 @@ alignment.save_pretrained("SmolLM2-135M", start.network, start.params)
 prompts, key = jnp.ones((2, 3), int), jax.random.key(0)
 """,
     "pgjax.Custom": """
-import flax
+import flax.linen
+import flax.nnx
 env = pgjax.make("CartPole-v1")
 class MyLinenModule(flax.linen.Module):
     width: int
