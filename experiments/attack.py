@@ -120,8 +120,8 @@ def whole_run(directory: Path) -> Any:
 
 def differs(found: Any, whole: Any) -> str | None:
     """How a result differs from that of the run it is of."""
-    n = len(found.metrics["policy_loss"])
-    for name, values in whole.metrics.items():
+    n = len(found.metrics.get("policy_loss", ()))
+    for name, values in whole.metrics.items() if n else ():
         if not np.array_equal(found.metrics[name], values[:n], equal_nan=True):
             return f"the metric {name}"
     same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), found.state.params, whole.state.params)

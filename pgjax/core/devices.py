@@ -40,8 +40,9 @@ def local_devices(wanted: int | None) -> int:
         InputError: there are not that many.
     """
     there = jax.local_device_count()
-    if wanted is not None and not 1 <= wanted <= there:
-        raise InputError(f"devices = {wanted} is not accepted: expected from 1 to the {there} there are")
+    is_whole = isinstance(wanted, int) and not isinstance(wanted, bool)
+    if wanted is not None and not (is_whole and 1 <= wanted <= there):
+        raise InputError(f"devices = {wanted!r} is not accepted: expected from 1 to the {there} there are")
     return wanted or there
 
 

@@ -123,7 +123,8 @@ def _expected(hint: Any, interval: str | None, value: Any) -> str | None:
     if hint == Scalar:
         if isinstance(value, jax.core.Tracer):
             return None
-        numeric = isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)) and not isinstance(value, bool)
+        known = isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)) and not isinstance(value, bool)
+        numeric = known and np.asarray(value).dtype.kind in "iufV"  # V: bfloat16
         return None if numeric and _inside(np.asarray(value), interval) else f"a number{within}"
     if hint is int:
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)

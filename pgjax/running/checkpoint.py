@@ -62,17 +62,20 @@ class Checkpoints:
         self.writing: Future[None] | None = None
         self.read_only, self.left_out, self.identity = keep is None, left_out, identity
         self._mend_scores()
-        self.manager = ocp.CheckpointManager(
-            self.directory,
-            item_handlers={"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=None if self.read_only else kept,
-                best_fn=evaluated,
-                best_mode=direction,
-                read_only=self.read_only,
-                cleanup_tmp_directories=not self.read_only,
-            ),
-        )
+        try:
+            self.manager = ocp.CheckpointManager(
+                self.directory,
+                item_handlers={"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=None if self.read_only else kept,
+                    best_fn=evaluated,
+                    best_mode=direction,
+                    read_only=self.read_only,
+                    cleanup_tmp_directories=not self.read_only,
+                ),
+            )
+        except Exception as error:  # it reads the metadata of every checkpoint
+            raise InputError(f"{self.directory} is damaged: {type(error).__name__}: {str(error)[:200]}") from error
 
     def save(self, iteration: int, state: Any, score: float, rows: tuple[int, str] | None = None) -> None:
         """Copy `state`, the one that was evaluated to `score`, and digest and write it in the background, with `rows`,
@@ -234,6 +237,8 @@ class Checkpoints:
         except Exception as error:
             raise DamagedError(f"{self._label(iteration)} is damaged: it cannot be read") from error
         leaves, meta = restored["state"], restored["meta"]
+        if not isinstance(meta, dict):
+            raise DamagedError(f"{self._label(iteration)} is damaged: it cannot be read")
         if self.identity is not None and meta.get("run") != self.identity:
             raise DamagedError(f"{self._label(iteration)} is of another run")
         digests, self.rows = meta.get("sha256", {}), meta.get("rows")

@@ -39,7 +39,7 @@ class Result(NamedTuple):
             "length": f"{self.steps:,} {self.algorithm.unit}",
         }
         found |= {"members": str(len(iteration))} if iteration.ndim else {}
-        known = self.metrics.get(name, ()) if isinstance(self.metrics, dict) else ()  # others would be read from a file
+        known: Any = self.metrics.get(name, ()) if isinstance(self.metrics, dict) else ()  # others are in a file
         last = np.nanmean(known[-1]) if len(known) else np.nan
         found |= {f"last {name}": f"{last:.4g}"} if np.isfinite(last) else {}
         times = {"compiled": self.seconds_compile, "ran": self.seconds_run}

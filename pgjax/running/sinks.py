@@ -370,6 +370,8 @@ def check_sinks(names: tuple[str, ...]) -> None:
     Raises:
         InputError: naming the sink, and the extra that installs its package.
     """
+    if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"sinks = {names!r} is not accepted: expected a tuple of names, of {', '.join(SINKS)}")
     for name in names:
         if name not in SINKS:
             raise InputError(f"sink = {name!r} is not known: {nearest(name, SINKS)}")
