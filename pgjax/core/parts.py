@@ -20,6 +20,7 @@ import numpy as np
 
 from pgjax.core.errors import InputError, nearest
 from pgjax.core.hyperparameters import Scalar, field_types
+from pgjax.core.text import plain
 
 
 class Description(TypedDict):
@@ -167,8 +168,7 @@ def plain_repr(thing: Any) -> str:
 def to_json(value: Any) -> Any:
     """A JSON value; float32 in its shortest decimal form, infinity as a string since JSON has none."""
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        array = np.asarray(value)
-        value = (array.astype(str).astype(float) if array.dtype.kind == "f" else array).tolist()
+        value = plain(value)
     if isinstance(value, tuple):
         return list(value)
     return str(value) if isinstance(value, float) and math.isinf(value) else value

@@ -32,8 +32,13 @@ def brief(value: Any) -> str:
 def _array(x: Any) -> str:
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended) or x.size > FEW:
         return f"{x.dtype}{list(x.shape)}"
+    return str(plain(x))
+
+
+def plain(x: Any) -> Any:
+    """An array as Python numbers; floats in the shortest decimal form of their own type."""
     array = np.asarray(x)
-    return str((array.astype(str).astype(float) if x.dtype.kind == "f" else array).tolist())
+    return (array.astype(str).astype(float) if array.dtype.kind == "f" else array).tolist()
 
 
 def shows_briefly(cls: Any) -> Any:

@@ -12,6 +12,11 @@ from jaxtyping import Array, Bool, Float
 
 from pgjax.core.hyperparameters import Scalar
 
+CLIP = 10.0
+"""Of normalised observations: it bounds what a feature that was constant so far can do when it first moves."""
+EPSILON = 1e-8
+"""Added to variances."""
+
 
 class Moments(NamedTuple):
     """Mean and variance of everything seen, per element."""
@@ -44,7 +49,7 @@ def update_moments(moments: Moments, batch: Float[Array, "*batch_and_shape"]) ->
 
 
 def normalize(
-    moments: Moments | None, x: Float[Array, "*batch_and_shape"], clip: float = 10.0
+    moments: Moments | None, x: Float[Array, "*batch_and_shape"], clip: float = CLIP
 ) -> Float[Array, "*batch_and_shape"]:
     """(x - mean) / std within [-clip, clip]; `x` itself without moments, or before they have seen anything.
 
@@ -52,7 +57,7 @@ def normalize(
     """
     if moments is None:
         return x
-    normalized = jnp.clip((x - moments.mean) * jax.lax.rsqrt(moments.var + 1e-8), -clip, clip)
+    normalized = jnp.clip((x - moments.mean) * jax.lax.rsqrt(moments.var + EPSILON), -clip, clip)
     return jnp.where(moments.samples > 0, normalized, x)
 
 
@@ -76,7 +81,7 @@ def at_start(scale: RewardScale) -> RewardScale:
 
 def scale_reward(scale: RewardScale | None, reward: Float[Array, "*steps"]) -> Float[Array, "*steps"]:
     """reward / std[discounted return], neither centred nor clipped; `reward` itself without a scale."""
-    return reward if scale is None else reward * jax.lax.rsqrt(scale.moments.var + 1e-8)
+    return reward if scale is None else reward * jax.lax.rsqrt(scale.moments.var + EPSILON)
 
 
 def update_reward_scale(

@@ -53,8 +53,7 @@ class Checkpoints:
 
         best = [BestN(get_metric_fn=evaluated, reverse=direction == "min", n=1)] if score else []
         kept = AnyPreservationPolicy([LatestN(keep), *best])
-        self.ocp, self.directory = ocp, directory.absolute()
-        self.name, self.direction = name, direction
+        self.ocp, self.name, self.directory = ocp, name, directory.absolute()
         self.worst = float(np.finfo(np.float32).min if direction == "max" else np.finfo(np.float32).max)
         self.pool = ThreadPoolExecutor(1)
         self.rows: tuple[int, str] | None = None
@@ -122,22 +121,8 @@ class Checkpoints:
         return sorted(self.manager.all_steps())
 
     def best(self) -> int | None:
-        """The iteration of the best evaluation that is kept, the later of equal ones."""
-        scores = self._scores()
-        sign = 1.0 if self.direction == "max" else -1.0
-        known = {i: sign * score for i, score in scores.items() if score is not None and i in self.iterations()}
-        return max(known, key=lambda i: (known[i], i), default=None)
-
-    def _scores(self) -> dict[int, float | None]:
-        """What each checkpoint was evaluated to, None where that cannot be read."""
-        found: dict[int, float | None] = {}
-        for path in self.directory.glob("*/metrics/metrics"):
-            if path.parts[-3].isdecimal():
-                try:
-                    found[int(path.parts[-3])] = float(read_json(path)[self.name])
-                except (InputError, KeyError, TypeError, ValueError):
-                    found[int(path.parts[-3])] = None
-        return found
+        """The iteration of the best evaluation that is kept."""
+        return self.manager.best_step()
 
     def _mend_scores(self) -> None:
         """Write the worst score to checkpoints whose own cannot be read, because orbax opens none without all of them.
@@ -145,13 +130,16 @@ class Checkpoints:
         Raises:
             InputError: it cannot be written either.
         """
-        for iteration in [i for i, score in self._scores().items() if score is None]:
-            path = self.directory / str(iteration) / "metrics" / "metrics"
-            warnings.warn(f"{self._label(iteration)}: its score is damaged, and counts as the worst", stacklevel=3)
+        for path in self.directory.glob("*/metrics/metrics"):
             try:
-                write_json(path, {self.name: self.worst})
-            except OSError as error:
-                raise InputError(f"{path} is damaged, and cannot be mended: {error.strerror}") from error
+                float(read_json(path)[self.name])
+            except (InputError, KeyError, TypeError, ValueError):
+                label = self._label(path.parts[-3])
+                warnings.warn(f"{label}: its score is damaged, and counts as the worst", stacklevel=3)
+                try:
+                    write_json(path, {self.name: self.worst})
+                except OSError as error:
+                    raise InputError(f"{path} is damaged, and cannot be mended: {error.strerror}") from error
 
     def restore_newest(self, init: Callable[[], Any]) -> tuple[int, Any] | None:
         """(iteration, state) of the newest checkpoint that is whole, or None without any.
@@ -218,7 +206,7 @@ class Checkpoints:
     def _is_kept(self, name: str) -> bool:
         return not {*name.split(".")} & {*self.left_out}
 
-    def _label(self, iteration: int) -> str:
+    def _label(self, iteration: int | str) -> str:
         return f"checkpoint {iteration} in {self.directory}"
 
     def _stored(self, iteration: int) -> dict[str, Any]:

@@ -18,12 +18,11 @@ import numpy as np
 from pgjax.core.errors import InputError
 from pgjax.core.parts import subject_name
 from pgjax.environments.base import Discrete
+from pgjax.learning.normalize import CLIP, EPSILON
 from pgjax.networks.feedforward import CNN, MLP
 from pgjax.networks.heads import torso_names
 from pgjax.networks.recurrent import GRU
 
-CLIP = 10.0
-"""Of normalised observations, as `learning.normalize` has it."""
 OPSET = 20
 
 
@@ -42,7 +41,7 @@ class Exported:
         self.obs_shape = list(algorithm.env.observation_space.shape)
         params, moments = algorithm.policy_params(state), state.obs_moments
         if moments is not None and float(moments.samples) > 0.0:
-            scale = 1.0 / np.sqrt(np.asarray(moments.var) + 1e-8)
+            scale = 1.0 / np.sqrt(np.asarray(moments.var) + EPSILON)
             self._add("normalize", {"mean": moments.mean, "scale": scale}, clip=CLIP)
         torso = params[torso_names("shared" in params)[0]]
         if isinstance(network, GRU):

@@ -65,14 +65,17 @@ def check_same(
     Raises:
         InputError: naming what differs.
     """
-    different = [f"{path} is {old}, not {new}" for path, (old, new) in differences(stored, config, names).items()]
+    different = said_differences(stored, config, names)
     if different:
-        raise InputError(
-            f"directory = {str(directory)!r} already holds another {what} ({'; '.join(different)}): choose another"
-        )
+        raise InputError(f"directory = {str(directory)!r} already holds another {what} ({different}): choose another")
     changed = version_changes(entry(stored, "versions", str(directory)))
     if changed:
         warnings.warn(f"{directory} was written with other versions, numbers may change: {changed}", stacklevel=4)
+
+
+def said_differences(stored: dict[str, Any], config: dict[str, Any], names: Iterable[str]) -> str:
+    """Where two configs differ in the entries `names`, for a message; empty if they do not."""
+    return "; ".join(f"{path} is {old}, not {new}" for path, (old, new) in differences(stored, config, names).items())
 
 
 @contextlib.contextmanager

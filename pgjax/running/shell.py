@@ -20,7 +20,7 @@ from pgjax.core.metrics import is_absent, number
 from pgjax.learning.optimizers import STRETCHED
 from pgjax.running.checkpoint import Checkpoints, load_state
 from pgjax.running.compile import MAX_CHUNK, ROWS, compile_programs, env_layout, member_layout
-from pgjax.running.config import differences, entry, from_config, to_config
+from pgjax.running.config import entry, from_config, to_config
 from pgjax.running.directory import read_config, readable_rows
 from pgjax.running.loop import budget_note
 from pgjax.running.population import copies
@@ -36,6 +36,7 @@ from pgjax.running.session import (
     check_single,
     drive,
     held,
+    said_differences,
     stop_signals,
 )
 from pgjax.running.sinks import JsonLines, Mark, ProgressDisplay, Row, Sink, check_sinks, open_sink, say
@@ -167,10 +168,9 @@ def load(
     )
     metrics = StoredMetrics(directory / "metrics.jsonl", iteration)
     if not (rows and Mark(*rows).is_of(metrics.path)):
-        _, lost = _rows_until(metrics.path, iteration, expects_all=True)
-        said = lost or "they are not what was written" if rows else lost
-        if said:
-            warnings.warn(f"{metrics.path} is damaged: rows are lost, {said}", stacklevel=2)
+        _, lost = _rows_until(metrics.path, iteration, expects_all=True, was_changed=rows is not None)
+        if lost:
+            warnings.warn(f"{metrics.path} is damaged: rows are lost, {lost}", stacklevel=2)
     return Result(algorithm, state, metrics, iteration * algorithm.steps_per_iteration, 0, 0.0, 0.0)
 
 
@@ -182,7 +182,7 @@ class StoredMetrics(Mapping[str, np.ndarray]):
 
     @functools.cached_property
     def _columns(self) -> dict[str, np.ndarray]:
-        return _stacked(_rows_until(self.path, self.iteration, expects_all=False)[0])
+        return _stacked(_rows_until(self.path, self.iteration)[0])
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._columns[name]
@@ -204,11 +204,13 @@ def check_same_algorithm(directory: str | Path, config: dict[str, Any], algorith
         InputError: naming what differs.
     """
     names = ("algorithm", "parts", "hyperparameters")
-    different = differences(config, to_config(algorithm), names)
-    different.pop("hyperparameters.total_steps", None)
+    steps = entry(config, "hyperparameters", str(directory)).get("total_steps")
+    given = to_config(algorithm)
+    different = said_differences(
+        config, given | {"hyperparameters": given["hyperparameters"] | {"total_steps": steps}}, names
+    )
     if different:
-        said = "; ".join(f"{path} is {old}, not {new}" for path, (old, new) in different.items())
-        raise InputError(f"algorithm is not that of {directory}: {said}")
+        raise InputError(f"algorithm is not that of {directory}: {different}")
 
 
 def save_run(algorithm: Any, seed: int, state: Any, rows: list[Row], scores: dict[str, float], directory: Path) -> None:
@@ -477,23 +479,23 @@ def _check_finite_params(state: Any, iteration: int) -> None:
             raise FloatingPointError(f"iteration {iteration}: parameter {jax.tree_util.keystr(path)} is not finite")
 
 
-def _rows_until(path: Path, iteration: int, expects_all: bool) -> tuple[list[Row], str]:
-    """The rows up to a checkpoint, and what of them is lost; `expects_all` where a row of every checkpoint is on disk
-    before it."""
+def _rows_until(
+    path: Path, iteration: int, expects_all: bool = False, was_changed: bool = False
+) -> tuple[list[Row], str]:
+    """The rows up to a checkpoint, and what of them is lost: `expects_all` where a row of every checkpoint is on disk
+    before it, and `was_changed` where they are not what was written, whether or not all can be read."""
     readable, unreadable = readable_rows(path)
     rows = [_nan_for_none(row) for row in readable if row["iteration"] <= iteration]
     lost = [f"{unreadable} lines that cannot be read"] if unreadable else []
     last = rows[-1]["iteration"] if rows else 0
     if expects_all and last < iteration:
         lost.append(f"those of iterations {last + 1} to {iteration}")
-    return rows, " and ".join(lost)
+    return rows, " and ".join(lost) or ("they are not what was written" if was_changed else "")
 
 
 def _mend_rows(path: Path, iteration: int, expects_all: bool = False, was_changed: bool = False) -> None:
-    """Keep a damaged file beside, and replace it by what can be read of it. `was_changed` says that it is not what was
-    written up to the checkpoint, whether or not all of it can be read."""
-    rows, lost = _rows_until(path, iteration, expects_all)
-    lost = lost or ("they are not what was written" if was_changed else "")
+    """Keep a damaged file beside, and replace it by what can be read of it; arguments as of `_rows_until`."""
+    rows, lost = _rows_until(path, iteration, expects_all, was_changed)
     if lost:
         kept = f"; the damaged file is kept as {path.name}.damaged" if path.exists() else ""
         warnings.warn(f"{path} is damaged: rows are lost, {lost}{kept}", stacklevel=2)
