@@ -168,8 +168,12 @@ def _envs(arguments: list[str]) -> None:
         print(f"{env_id:26} {'x'.join(map(str, shape)):14} {actions:12} {' '.join(tuned)}".rstrip())
 
 
+def _asks_for_help(arguments: list[str]) -> bool:
+    return not {"-h", "--help"}.isdisjoint(arguments)
+
+
 def _no_arguments(command: str, arguments: list[str]) -> None:
-    if {*arguments} & {"-h", "--help"}:
+    if _asks_for_help(arguments):
         print(f"pgjax {command} lists the {command.replace('envs', 'environments')}, and takes no arguments")
         raise SystemExit(0)
     if arguments:
@@ -222,7 +226,7 @@ def _subject(command: str, arguments: list[str]) -> tuple[Subject, list[str]]:
     try:
         return subject(command, arguments)
     except InputError as missing:
-        if not {*arguments} & {"-h", "--help"}:
+        if not _asks_for_help(arguments):
             raise
         algorithm = next((argument for argument in arguments if argument in ALGORITHMS), None)
         print(f"usage: pgjax {command} {algorithm or 'ALGORITHM'} ... [flags]\n\n{missing}\n")

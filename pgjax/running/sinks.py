@@ -57,16 +57,15 @@ class LinesFile:
     Opened at `iteration` > 0 it continues: rows of later iterations, which will be computed again, are dropped.
     """
 
-    def __init__(self, path: Path, lines_kept: Callable[[list[bytes]], int]) -> None:
+    def __init__(self, path: Path, lines_kept: Callable[[list[bytes]], int], end: int | None = None) -> None:
+        """`end` is the byte behind the lines that are kept, where it is known: nothing is read then."""
         self.path = path
         self.file = open_regular(path, "r+b", buffering=0)
-        self.file.seek(self._end(lines_kept))
+        if end is None:
+            lines = self.file.read().split(b"\n")[:-1]
+            end = sum(len(line) + 1 for line in lines[: lines_kept(lines)])
+        self.file.seek(end)
         self.file.truncate()
-
-    def _end(self, lines_kept: Callable[[list[bytes]], int]) -> int:
-        """The byte behind the lines that are kept."""
-        lines = self.file.read().split(b"\n")[:-1]
-        return sum(len(line) + 1 for line in lines[: lines_kept(lines)])
 
     def append(self, content: bytes) -> None:
         """Write whole lines, all of them or none.
@@ -108,13 +107,13 @@ class JsonLines(LinesFile):
     """One JSON object per iteration; absent numbers are null."""
 
     def __init__(self, path: Path, iteration: int = 0, mark: Mark | None = None) -> None:
-        """`mark` is where the rows of `iteration` end, if that is known: nothing else is read of the file then."""
-        self._mark = mark
-        super().__init__(path, lambda lines: sum(row["iteration"] <= iteration for row in map(row_of, lines) if row))
-        self._digest = prefix_hash(path, self.file.tell())
+        """`mark` is where the rows of `iteration` end, if that is known."""
 
-    def _end(self, lines_kept: Callable[[list[bytes]], int]) -> int:
-        return self._mark.size if self._mark else super()._end(lines_kept)
+        def lines_kept(lines: list[bytes]) -> int:
+            return sum(row["iteration"] <= iteration for row in map(row_of, lines) if row)
+
+        super().__init__(path, lines_kept, mark.size if mark else None)
+        self._digest = prefix_hash(path, self.file.tell())
 
     def write(self, rows: list[Row]) -> None:
         """One line per row, all of them or none."""
