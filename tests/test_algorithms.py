@@ -32,7 +32,7 @@ def short():
         (pgjax.VPG, {"network": SHARED}, r"VPG.network = MLP\(.*\) is not accepted: expected shared_torso=False"),
         (pgjax.VPG, {"value_minibatches": 5}, r"VPG.value_minibatches = 5 does not divide num_envs \* num_steps = 32"),
         (pgjax.VPG, {"total_steps": 31}, r"VPG.total_steps = 31 is less than one iteration"),
-        (pgjax.A2C, {"n": 0}, r"A2C.n = 0 is not accepted: expected a whole number \(int\) in \[1, inf\)"),
+        (pgjax.A2C, {"n": 0}, r"A2C.n = 0 is not accepted: expected a whole number \(int\) in \[1, 2\^31\)"),
         (pgjax.A2C, {"advantage": "td"}, r"A2C.advantage = 'td' is not accepted: expected one of 'gae', 'n_step'"),
         (pgjax.NPG, {"max_kl": 0.0}, r"NPG.max_kl = 0.0 is not accepted: expected a number in \(0, inf\)"),
         (pgjax.NPG, {"network": SHARED}, r"NPG.network"),

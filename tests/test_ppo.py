@@ -18,7 +18,7 @@ from pgjax.learning.optimizers import mean_gradient
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_envs": 0}, r"PPO.num_envs = 0 is not accepted: expected a whole number \(int\) in \[1, inf\)"),
+        ({"num_envs": 0}, r"PPO.num_envs = 0 is not accepted: expected a whole number \(int\) in \[1, 2\^31\)"),
         ({"num_steps": -3}, r"PPO.num_steps = -3"),
         ({"total_steps": 1e6}, r"PPO.total_steps = 1000000.0 is not accepted: expected a whole number"),
         ({"total_steps": 31}, r"PPO.total_steps = 31 is less than one iteration: expected at least .* = 32"),

@@ -24,6 +24,7 @@ from pgjax.commands import cli
 from pgjax.running.checkpoint import Checkpoints
 from pgjax.running.config import from_config
 from pgjax.running.directory import locked, read_config, read_json, read_rows, status, write_json
+from pgjax.running.session import devices_of
 from pgjax.running.sinks import JsonLines
 
 run_module = importlib.import_module("pgjax.running.shell")
@@ -263,13 +264,23 @@ def test_what_more_steps_do_to_each_schedule_is_said(undisturbed, capsys, schedu
     assert (rates[0] != pytest.approx(rates[1])) == ("jumps" in effect)
 
 
-def test_other_versions_are_a_warning_that_names_them(undisturbed, tmp_path):
+def test_other_versions_and_devices_are_warnings_that_name_them(undisturbed, tmp_path):
     run = copy_of(undisturbed / "mlp" / "whole", tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
+    assert config["devices"] == 1
     config["versions"]["jax"] = "0.0.1"
+    config["devices"] = 2
     (run / "config.json").write_text(json.dumps(config))
-    with pytest.warns(UserWarning, match=r"other versions, numbers may change: jax 0.0.1 -> "):
-        pgjax.resume(run, progress=False)
+    with (
+        pytest.warns(UserWarning, match=r"other versions, numbers may change: jax 0.0.1 -> "),
+        pytest.warns(UserWarning, match=r"was trained on devices = 2 and goes on on 1: equal to rounding"),
+    ):
+        pgjax.resume(run, devices=1, progress=False)
+
+
+@pytest.mark.parametrize(("before", "asked", "devices"), [(2, None, 2), (2, 1, 1), (99, None, None), ("x", None, None)])
+def test_a_run_goes_on_on_as_many_devices_as_before(before, asked, devices):
+    assert devices_of({"devices": before}, asked) == devices
 
 
 def test_a_directory_in_use_is_refused_and_a_stale_lock_is_recognised(tiny, undisturbed, tmp_path):

@@ -343,3 +343,40 @@ def test_a_seed_is_no_key(tiny, finished):
             pgjax.train(tiny, key)
         with pytest.raises(pgjax.InputError, match="evaluate: key = "):
             pgjax.evaluate(tiny, finished[1].state, key)
+
+
+LARGE = {
+    "counts": ({"num_epochs": 2**40}, r"PPO.num_epochs = 1099511627776 is not accepted: expected .* 2\^31\)"),
+    "samples": (
+        {"num_envs": 10**9, "total_steps": 10**12},
+        r"PPO.steps_per_iteration = 8000000000 is not accepted: expected less than 2147483648",
+    ),
+    "iterations": (
+        {"total_steps": 10**15},
+        r"PPO.num_iterations = 31250000000000 is not accepted: expected less than 2147483648",
+    ),
+    "network": (
+        {"network": pgjax.MLP(hidden=(10**6, 10**6))},
+        r"does not fit into memory: it takes at least 24,000,180 MB",
+    ),
+    "environments": (
+        {"num_envs": 10**8, "num_steps": 20, "total_steps": 10**10},
+        r"does not fit into memory: it takes at least .* expected fewer environments",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_what_is_too_large_is_refused_before_it_compiles(tiny_ppo, monkeypatch, case):
+    fields, message = LARGE[case]
+    monkeypatch.setattr(compiling, "_compiled", lambda *lowered: pytest.fail("compiled"))
+    with pytest.raises(pgjax.InputError, match=message):
+        pgjax.run(tiny_ppo(pgjax.make("CartPole-v1"), **fields), progress=False)
+
+
+def test_too_many_episodes_and_members_are_refused(tiny):
+    state = tiny.init(jax.random.key(0))
+    with pytest.raises(pgjax.InputError, match=r"does not fit into memory: it takes at least 32,000,000 MB"):
+        pgjax.evaluate(tiny, state, jax.random.key(0), num_episodes=10**12)
+    with pytest.raises(pgjax.InputError, match=r"seeds = 10,000,000 is not accepted: they make 10,000,000 members"):
+        pgjax.sweep(tiny, seeds=10**7)

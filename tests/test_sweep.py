@@ -21,6 +21,7 @@ from pgjax.running.directory import status
 
 sweep_module = importlib.import_module("pgjax.sweeping.shell")
 programs_module = importlib.import_module("pgjax.running.compile")
+devices_module = importlib.import_module("pgjax.core.devices")
 
 PLAIN = {"episodes": 4, "progress": False}
 AXES = {"learning_rate": [1e-2, 3e-3, 1e-3], "gamma": [0.9, 0.99, 0.95]}
@@ -103,20 +104,20 @@ def test_the_memory_a_compiled_program_says_it_needs_decides_the_batches(tiny, n
 
     monkeypatch.setattr(sweep_module, "fit", remember)
     pgjax.sweep(tiny, **NINE)
-    monkeypatch.setattr(programs_module, "memory_limit", lambda mesh: 0.7 * needed[0])
+    monkeypatch.setattr(devices_module, "host_memory", lambda: 0.7 / devices_module.MEMORY_SHARE * needed[0])
     cut = pgjax.sweep(tiny, **(NINE | {"progress": True}))
     assert "members: 1 x 9" not in capsys.readouterr().err
     assert_close(cut.curves, nine.curves)
-    monkeypatch.setattr(programs_module, "memory_limit", lambda mesh: 10.0)
+    monkeypatch.setattr(devices_module, "host_memory", lambda: 10.0)
     with pytest.raises(pgjax.InputError, match=r"does not fit into memory: .* expected fewer environments"):
         pgjax.sweep(tiny, **NINE)
 
 
 def test_what_can_never_fit_is_refused_before_anything_compiles(tiny, monkeypatch):
     monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *_: pytest.fail("compiled"))
-    monkeypatch.setattr(programs_module, "memory_limit", lambda mesh: 2e9)
+    monkeypatch.setattr(devices_module, "host_memory", lambda: 2.5e9)
     huge = dataclasses.replace(tiny, num_envs=2**17, num_steps=2**10, total_steps=2**30)
-    with pytest.raises(pgjax.InputError, match=r"does not fit into memory: one of its arrays takes [\d,]+ MB of 2,000"):
+    with pytest.raises(pgjax.InputError, match=r"does not fit into memory: it takes at least [\d,]+ MB of 2,000"):
         pgjax.sweep(huge, gamma=[0.9, 0.99], **PLAIN)
 
 

@@ -88,7 +88,9 @@ class DDPG(OffPolicy):
                 "which a critic has a gradient; discrete-sac and ppo choose"
             )
 
-    def explorer(self, params: Params, obs_moments: Moments | None, is_random: Bool[Array, ""]) -> Actor:
+    def explorer(
+        self, params: Params, obs_moments: Moments | None, is_random: Bool[Array, ""], held: Key | None = None
+    ) -> Actor:
         """mu(s) + x, or uniform actions where `is_random`."""
         actor = acting(self.network, params["policy"], obs_moments)
         space: Any = self.env.action_space
@@ -100,7 +102,7 @@ class DDPG(OffPolicy):
             _, output = actor.act((), obs, reset)
             action = _greedy(output)
             left = jnp.where(reset[:, None], 0.0, (1.0 - self.noise_theta) * memory.noise)
-            drawn: Any = Explored(Noisy(action + left, jnp.asarray(self.noise_std), space.high), is_random)
+            drawn: Any = Explored(Noisy(action + left, jnp.asarray(self.noise_std), space.high), is_random, held)
             return Noise(left, action), Output(drawn, output.value)
 
         def after(memory: Noise, action: Array) -> Memory:

@@ -24,7 +24,7 @@ class InEnvironment:
     env: Annotated[Environment, TRACED] = field("what is acted in", part=ENVIRONMENTS)
     network: Network = field("policy and value network", default=MLP(), part=NETWORKS)
     total_steps: int = field(
-        "environment steps to train for, over all environments", default=1_000_000, accepts="[1, inf)"
+        "environment steps to train for, over all environments", default=1_000_000, accepts="[1, 1e18]"
     )
     lr_schedule: Schedule = field(
         "every learning rate over the run: constant, down to 0 linearly or as a half cosine, or c / (k + lr_offset)",

@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from pgjax.algorithms.in_environment import InEnvironment, acting, learning_rates
-from pgjax.core.algorithm import INIT_STREAM, Key, Metrics, Params
+from pgjax.core.algorithm import HELD_STREAM, INIT_STREAM, Key, Metrics, Params, check_counts
 from pgjax.core.devices import host_memory
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import Scalar, check_fields, field, pytree
@@ -77,7 +77,7 @@ class OffPolicy(InEnvironment):
 
     critic: Critic = field("action-value network", default=MLPCritic(), part=CRITICS)
     total_steps: int = field(
-        "environment steps to train for, over all environments", default=100_000, accepts="[1, inf)"
+        "environment steps to train for, over all environments", default=100_000, accepts="[1, 1e18]"
     )
     num_envs: int = field("environments stepped in parallel (B)", default=1, accepts="[1, inf)")
     num_steps: int = field("steps of each environment in a round (T)", default=1, accepts="[1, inf)")
@@ -88,6 +88,7 @@ class OffPolicy(InEnvironment):
         "transitions that replay holds, over all environments", default=100_000, accepts="[1, inf)"
     )
     warmup: int = field("transitions before the first update, of random actions", default=1000, accepts="[0, inf)")
+    warmup_repeat: int = field("steps that each of these random actions lasts", default=1, accepts="[1, inf)")
     n: int = field("steps of a target before it bootstraps", default=1, accepts="[1, inf)")
     learning_rate: Scalar = field("step size of the policy's Adam", default=3e-4, accepts="[0, inf)")
     critic_learning_rate: Scalar = field("step size of the critics' Adam", default=3e-4, accepts="[0, inf)")
@@ -139,13 +140,15 @@ class OffPolicy(InEnvironment):
         """Those beside the critics'."""
         return state.params["policy"]
 
-    def explorer(self, params: Params, obs_moments: Moments | None, is_random: Bool[Array, ""]) -> Actor:
-        """The policy that collects: its own distribution, or uniform actions where `is_random`."""
+    def explorer(
+        self, params: Params, obs_moments: Moments | None, is_random: Bool[Array, ""], held: Key | None = None
+    ) -> Actor:
+        """The policy that collects: its own distribution, or uniform actions (those of `held`) where `is_random`."""
         actor = acting(self.network, params["policy"], obs_moments)
 
         def act(memory: Memory, obs: Array, reset: Array) -> tuple[Memory, Output]:
             memory, output = actor.act(memory, obs, reset)
-            explored: Any = Explored(output.distribution, is_random)
+            explored: Any = Explored(output.distribution, is_random, held)
             return memory, output._replace(distribution=explored)
 
         return Actor(actor.initial_memory, act)
@@ -188,7 +191,10 @@ class OffPolicy(InEnvironment):
 
             # Collect
             is_random = count * self.num_envs * self.num_steps < self.warmup
-            explorer = self.explorer(learner.params, state.obs_moments, is_random)
+            held = None
+            if self.warmup_repeat > 1:
+                held = jax.random.fold_in(jax.random.fold_in(state.key, HELD_STREAM), count // self.warmup_repeat)
+            explorer = self.explorer(learner.params, state.obs_moments, is_random, held)
             envs, experience, metrics = rollout(self.env, explorer, envs, collect_key, self.num_steps, self._record)
             replay = self.replay.add(replay, experience)
 
@@ -291,6 +297,8 @@ class Explored(NamedTuple):
 
     policy: Any
     is_random: Bool[Array, ""]
+    held: Key | None = None
+    """Where the uniform actions come from if they last for several steps."""
 
     def noise(self, key: Key, times: tuple[int, ...] = ()) -> Any:
         """That of the policy, and uniform numbers."""
@@ -301,6 +309,8 @@ class Explored(NamedTuple):
     def sample_and_log_prob(self, noise: Any) -> tuple[Array, Array]:
         """The action; its log-probability is the policy's, whoever chose it."""
         noise, uniform = noise
+        if self.held is not None:
+            uniform = jax.random.uniform(self.held, uniform.shape)
         action, log_prob = self.policy.sample_and_log_prob(noise)
         if isinstance(self.policy, Categorical):
             chosen = jnp.floor(uniform * self.policy.logits.shape[-1]).astype(jnp.int32)
@@ -349,10 +359,16 @@ def check(algorithm: Any) -> None:
             f"num_envs * num_steps * num_rounds = {algorithm.num_envs} * {algorithm.num_steps} * "
             f"{algorithm.num_rounds} = {size}"
         )
+    check_counts(algorithm)
     if has_memory(algorithm.network):
         raise InputError(
             f"{name}.network = {algorithm.network!r} is not accepted: expected one without memory, because replay "
             "draws steps out of the middle of episodes, where what it remembered is not known"
+        )
+    if algorithm.warmup_repeat > 1 and algorithm.num_steps > 1:
+        raise InputError(
+            f"{name}.warmup_repeat = {algorithm.warmup_repeat} is not accepted with num_steps = "
+            f"{algorithm.num_steps}: expected num_steps = 1, one step of each environment in a round"
         )
     _check_buffer(algorithm, name)
 

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from pgjax.algorithms.in_environment import InEnvironment, acting
-from pgjax.core.algorithm import INIT_STREAM, Key, Metrics, Params
+from pgjax.core.algorithm import INIT_STREAM, Key, Metrics, Params, check_counts
 from pgjax.core.devices import SHARE_STEPS
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import Scalar, check_fields, field, pytree
@@ -121,6 +121,7 @@ def check(algorithm: Any, minibatches: str | None = None) -> None:
             f"{name}.total_steps = {algorithm.total_steps} is less than one iteration: expected at least "
             f"num_envs * num_steps = {num_envs} * {num_steps} = {size}"
         )
+    check_counts(algorithm)
     if isinstance(algorithm, SeparateValue) and getattr(algorithm.network, "shared_torso", False):
         raise InputError(
             f"{name}.network = {algorithm.network!r} is not accepted: expected shared_torso=False, because fitting "

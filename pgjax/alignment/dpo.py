@@ -52,7 +52,7 @@ class DPO(Supervised):
 
     model: Annotated[LanguageModel, TRACED] = field("what is trained, and stayed near to", part=LANGUAGE_MODELS)
     data: Annotated[Data, TRACED] = field("preferences", default=PREFERENCES.make("grammar"), part=PREFERENCES)
-    total_steps: int = field("pairs to train on", default=8192, accepts="[1, inf)")
+    total_steps: int = field("pairs to train on", default=8192, accepts="[1, 1e18]")
     beta: Scalar = field("weight of the KL divergence to the start", default=0.1, accepts="(0, inf)")
     loss: Literal["sigmoid", "robust", "hinge", "ipo_sum", "ipo_mean"] = field("the loss of a pair", default="sigmoid")
     label_smoothing: Scalar = field("probability that a preference is wrong", default=0.0, accepts="[0, 0.5)")

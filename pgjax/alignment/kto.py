@@ -40,7 +40,7 @@ class KTO(Supervised):
 
     model: Annotated[LanguageModel, TRACED] = field("what is trained, and stayed near to", part=LANGUAGE_MODELS)
     data: Annotated[Data, TRACED] = field("labelled completions", default=LABELS.make("grammar"), part=LABELS)
-    total_steps: int = field("completions to train on", default=8192, accepts="[1, inf)")
+    total_steps: int = field("completions to train on", default=8192, accepts="[1, 1e18]")
     beta: Scalar = field("weight of the KL divergence to the start", default=0.1, accepts="(0, inf)")
     desirable_weight: Scalar = field("of completions whose label is true", default=1.0, accepts="[0, inf)")
     undesirable_weight: Scalar = field("of completions whose label is false", default=1.0, accepts="[0, inf)")

@@ -33,7 +33,7 @@ class LM(Supervised):
     data: Annotated[Data, TRACED] = field("what is read", default=TEXTS.make("grammar"), part=TEXTS)
     tokenizer: Tokenizer = field("what turns text into tokens", default=Bytes(), part=TOKENIZERS)
     network: Transformer = field("the model", default=Transformer(context=128), part=TEXT_NETWORKS)
-    total_steps: int = field("tokens to train on", default=2_000_000, accepts="[1, inf)")
+    total_steps: int = field("tokens to train on", default=2_000_000, accepts="[1, 1e18]")
 
     unit = "tokens"
     language_model_at = "params"

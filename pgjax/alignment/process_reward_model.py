@@ -57,7 +57,7 @@ class ProcessRewardModel(Supervised):
 
     model: Annotated[LanguageModel, TRACED] = field("what it starts from", part=LANGUAGE_MODELS)
     data: Annotated[Data, TRACED] = field("answers with judged steps", default=STEPS.make("sums"), part=STEPS)
-    total_steps: int = field("answers to train on", default=8192, accepts="[1, inf)")
+    total_steps: int = field("answers to train on", default=8192, accepts="[1, 1e18]")
     outcome_only: bool = field("learn from the last step of each answer alone", default=False)
 
     unit = "answers"

@@ -59,7 +59,7 @@ class RewardModel(Supervised):
 
     model: Annotated[LanguageModel, TRACED] = field("what it starts from", part=LANGUAGE_MODELS)
     data: Annotated[Data, TRACED] = field("preferences", default=PREFERENCES.make("grammar"), part=PREFERENCES)
-    total_steps: int = field("pairs to train on", default=8192, accepts="[1, inf)")
+    total_steps: int = field("pairs to train on", default=8192, accepts="[1, 1e18]")
     center_coef: Scalar = field("weight of the squared sum of a pair's scores", default=0.01, accepts="[0, inf)")
     references: int = field(
         "completions of the model it starts from that its scores are normalised on", default=256, accepts="[2, inf)"

@@ -65,7 +65,7 @@ class Sampling(MinibatchUpdate):
     model: Annotated[LanguageModel, TRACED] = field("what is trained, and stayed near to", part=LANGUAGE_MODELS)
     reward: Annotated[Reward, TRACED] = field("what scores completions", part=REWARDS)
     data: Annotated[Data, TRACED] = field("prompts", default=PROMPTS.make("grammar"), part=PROMPTS)
-    total_steps: int = field("completions to sample over the run", default=16_384, accepts="[1, inf)")
+    total_steps: int = field("completions to sample over the run", default=16_384, accepts="[1, 1e18]")
     _: KW_ONLY
     batch_size: int = field("completions per iteration", default=128, accepts="[1, inf)")
     num_epochs: int = field("passes over the completions of an iteration", default=1, accepts="[1, inf)")

@@ -31,7 +31,7 @@ class SFT(Supervised):
     data: Annotated[Data, TRACED] = field(
         "prompts with completions", default=COMPLETIONS.make("grammar"), part=COMPLETIONS
     )
-    total_steps: int = field("examples to train on", default=8192, accepts="[1, inf)")
+    total_steps: int = field("examples to train on", default=8192, accepts="[1, 1e18]")
 
     unit = "examples"
     language_model_at = "params"

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array
 
 from pgjax.alignment.data import epoch_rows
-from pgjax.core.algorithm import DATA_STREAM, INIT_STREAM, Key, Metrics, Params
+from pgjax.core.algorithm import DATA_STREAM, INIT_STREAM, Key, Metrics, Params, check_counts
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import Scalar, check_fields, field, pytree
 from pgjax.core.text import shows_briefly
@@ -109,6 +109,7 @@ def check_batches(algorithm: Any, group_size: int = 1) -> None:
             f"{name}.total_steps = {algorithm.total_steps} is less than one iteration: expected at least {size} "
             f"{algorithm.unit}"
         )
+    check_counts(algorithm)
     if algorithm.batch_size > rows * group_size:
         raise InputError(
             f"{name}.batch_size = {algorithm.batch_size} is not accepted: {algorithm.data.source.name} has {rows} rows "

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from pgjax.core.errors import InputError
+from pgjax.core.hyperparameters import LARGEST_INT
 from pgjax.core.metrics import Metric
 
 Key: TypeAlias = jax.Array
@@ -21,6 +22,7 @@ INIT_STREAM = np.uint32(0xFFFFFFFF)
 EVALUATION_STREAM = np.uint32(0xFFFFFFFE)
 SWEEP_STREAM = np.uint32(0xFFFFFFFD)
 DATA_STREAM = np.uint32(0xFFFFFFFC)
+HELD_STREAM = np.uint32(0xFFFFFFFB)
 """Folded into a root key these give keys no iteration has: iterations are counted in int32."""
 
 
@@ -32,6 +34,21 @@ def check_key(label: str, key: Any) -> None:
     """
     if not isinstance(key, jax.Array) or not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise InputError(f"{label}: key = {key!r} is not accepted: expected a random key such as jax.random.key(0)")
+
+
+def check_counts(algorithm: Any) -> None:
+    """Refuse a run that int32 cannot count.
+
+    Raises:
+        InputError: naming the count, the value and what would be accepted.
+    """
+    for name in ("steps_per_iteration", "num_iterations"):
+        value = getattr(algorithm, name)
+        if value >= LARGEST_INT:
+            raise InputError(
+                f"{type(algorithm).__name__}.{name} = {value} is not accepted: expected less than {LARGEST_INT}, which "
+                "is what 32-bit numbers count"
+            )
 
 
 class State(Protocol):

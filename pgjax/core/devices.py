@@ -5,6 +5,7 @@ the samples of every minibatch are divided, and without such a mesh the function
 divided run is the undivided one to rounding.
 """
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from pgjax.core.errors import InputError
 
 ENVS = "envs"
 MEMBERS = PartitionSpec("members")
+MEMORY_SHARE = 0.8
 SHARE_STEPS = 128
 """Dividing a run pays where each device has this many environment steps of every minibatch."""
 
@@ -31,6 +33,43 @@ def host_memory() -> int:
         lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
         return int(lines["MemAvailable"].split()[0]) * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def memory_limit(mesh: Mesh) -> float:
+    """Bytes that a program may take on all devices together."""
+    stats = mesh.devices.flat[0].memory_stats()
+    if stats:
+        return MEMORY_SHARE * mesh.size * stats["bytes_limit"]
+    return MEMORY_SHARE * host_memory()
+
+
+def check_memory(needed: float, mesh: Mesh) -> None:
+    """Refuse what takes so many bytes on all devices together, if they are too many.
+
+    Raises:
+        InputError: naming what is needed and what there is.
+    """
+    if needed > memory_limit(mesh):
+        raise InputError(
+            f"this does not fit into memory: it takes at least {needed / 1e6:,.0f} MB of "
+            f"{memory_limit(mesh) / 1e6:,.0f} MB; expected fewer environments, steps or episodes, or a smaller network"
+        )
+
+
+def total_bytes(shapes: Any) -> int:
+    """Of all arrays of a pytree."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+
+
+def largest_array(jaxpr: Any) -> int:
+    """Bytes of the largest array that a traced program computes: no program can do with less."""
+    largest = 0
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        inner = [x for value in equation.params.values() for x in (value if isinstance(value, tuple) else (value,))]
+        sizes = [total_bytes(v.aval) for v in equation.outvars if hasattr(v.aval, "shape")]
+        sizes += [largest_array(x) for x in inner if hasattr(getattr(x, "jaxpr", x), "eqns")]
+        largest = max([largest, *sizes])
+    return largest
 
 
 def local_devices(wanted: int | None) -> int:

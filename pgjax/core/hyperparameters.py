@@ -20,12 +20,16 @@ Scalar: TypeAlias = Annotated[float | jax.Array, TRACED]
 """A hyperparameter that is a pytree leaf: it vmaps and changes without recompiling. Every other field is static."""
 
 
+LARGEST_INT = 2**31
+"""Counts are int32 on devices: an `int` field whose interval ends at infinity accepts what is less."""
+
+
 def field(sentence: str, *, default: Any = dataclasses.MISSING, accepts: str | None = None, part: Any = None) -> Any:
     """A dataclass field with its one-line description and what it accepts.
 
     Args:
         accepts: an interval for numbers, such as `"(0, 1]"`. One closed at infinity, `"(0, inf]"`, accepts infinity; no
-            interval accepts NaN.
+            interval accepts NaN. Of an `int`, infinity is `LARGEST_INT`.
         part: for a field whose value is an object, the kind of object (`core/parts.py`).
     """
     return dataclasses.field(default=default, metadata={"help": sentence, "accepts": accepts, "part": part})
@@ -119,6 +123,8 @@ def check_fields(config: Any) -> None:
 def _expected(hint: Any, interval: str | None, value: Any) -> str | None:
     """What the field wants if `value` is not it, else None."""
     within = f" in {interval}" if interval else ""
+    if hint is int and interval:
+        within, interval = within.replace("inf", "2^31"), interval.replace("inf", str(LARGEST_INT))
     origin = typing.get_origin(hint)
     if hint == Scalar:
         if isinstance(value, jax.core.Tracer):

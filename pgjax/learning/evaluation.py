@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from pgjax.core.algorithm import EVALUATION_STREAM, Key, Scores, check_key
+from pgjax.core.devices import check_memory, env_mesh, largest_array
 from pgjax.core.errors import InputError
 from pgjax.learning.acting import Acting
 
@@ -58,7 +59,10 @@ def evaluate(
     for name, value in {"num_episodes": num_episodes, "max_steps": max_steps}.items():
         if value < 1:
             raise InputError(f"evaluate: {name} = {value} is not accepted: expected at least 1")
-    evaluation = _evaluate(algorithm, state, key, num_episodes, deterministic, max_steps)
+    how = num_episodes, deterministic, max_steps
+    if not isinstance(key, jax.core.Tracer):
+        check_memory(largest_array(_evaluate.trace(algorithm, state, key, *how).jaxpr), env_mesh(1))
+    evaluation = _evaluate(algorithm, state, key, *how)
     if not isinstance(evaluation.ended, jax.core.Tracer) and not np.all(evaluation.ended):
         cut = int(num_episodes - np.sum(evaluation.ended))
         warnings.warn(

@@ -2,8 +2,7 @@
 
 import contextlib
 import functools
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +13,22 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from pgjax.core.algorithm import Algorithm, Scores
-from pgjax.core.devices import MEMBERS, env_mesh, equal_shares, everywhere, host_memory, local_devices, member_mesh
+from pgjax.core.devices import (
+    MEMBERS,
+    check_memory,
+    env_mesh,
+    equal_shares,
+    everywhere,
+    largest_array,
+    local_devices,
+    member_mesh,
+    memory_limit,
+    total_bytes,
+)
 from pgjax.core.errors import InputError
 from pgjax.running.loop import train_chunk, train_means
 from pgjax.running.population import Population, all_finite, signature, stack
 
-MEMORY_SHARE = 0.8
 MAX_CHUNK = 256
 MAPPINGS = Path("/proc/self/maps")
 """Of this process, on Linux."""
@@ -113,7 +122,7 @@ def compile_programs(algorithm: Any, layout: Layout, advance: Advance, num: int 
     differ in numbers only.
 
     Raises:
-        InputError: an array of the program is larger than the memory.
+        InputError: the state, or an array of the program, is larger than the memory.
     """
     forget_programs(MANY_MAPPINGS)
     return _compile(*signature(algorithm), layout.mesh, layout.members, advance, num)
@@ -144,12 +153,16 @@ def _compile(
         trained = on_devices(advance.train, layout.state, PartitionSpec(), out_specs=(layout.state, reported))
         train = jax.jit(trained, donate_argnums=1)
         traced = train.trace(algorithm, state, count)
-        _refuse_if_hopeless(traced.jaxpr.jaxpr, members // mesh.size if members and advance.in_batches else 1, mesh)
+        parts = members // mesh.size if members and advance.in_batches else 1
+        copies = 1 if members else mesh.size
+        check_memory(max(total_bytes(state) * copies, largest_array(traced.jaxpr)) // parts, mesh)
         lowered = [init.lower(algorithm, key), traced.lower()]
         scores: tuple[str, ...] = ()
         if num:
             evaluate = jax.jit(on_devices(functools.partial(_evaluate, num=num), layout.state))
-            lowered.append(evaluate.lower(algorithm, state))
+            traced_evaluation = evaluate.trace(algorithm, state)
+            check_memory(largest_array(traced_evaluation.jaxpr) // parts, mesh)
+            lowered.append(traced_evaluation.lower())
             scores = tuple(lowered[-1].out_info)
     compiled_init, compiled_train, *compiled_evaluate = _compiled(*lowered)
     needed = _bytes_needed(compiled_train) * mesh.size
@@ -226,38 +239,7 @@ def fit(
         chosen = max(mesh.size, min(chosen - 1, int(chosen * limit / programs.bytes_needed)))
 
 
-def memory_limit(mesh: Mesh) -> float:
-    """Bytes that a population may take on all devices together."""
-    stats = mesh.devices.flat[0].memory_stats()
-    if stats:
-        return MEMORY_SHARE * mesh.size * stats["bytes_limit"]
-    return MEMORY_SHARE * host_memory()
-
-
 def _bytes_needed(compiled: Any) -> int:
     found = compiled.memory_analysis()
     both = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     return both + found.temp_size_in_bytes
-
-
-def _refuse_if_hopeless(jaxpr: Any, parts: int, mesh: Mesh) -> None:
-    """Before compiling: no program can do with less than its largest array, or than one of the `parts` that this can be
-    cut into."""
-    largest = max(_array_bytes(jaxpr)) // parts
-    if largest > memory_limit(mesh):
-        raise InputError(
-            f"this does not fit into memory: one of its arrays takes {largest / 1e6:,.0f} MB of "
-            f"{memory_limit(mesh) / 1e6:,.0f} MB; expected fewer environments or steps, or a smaller network"
-        )
-
-
-def _array_bytes(jaxpr: Any) -> Iterator[int]:
-    """The sizes of all arrays a traced program computes."""
-    for equation in jaxpr.eqns:
-        inner = [x for value in equation.params.values() for x in (value if isinstance(value, tuple) else (value,))]
-        for each in (getattr(x, "jaxpr", x) for x in inner):
-            if hasattr(each, "eqns"):
-                yield from _array_bytes(each)
-        yield from (
-            math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in equation.outvars if hasattr(v.aval, "shape")
-        )

@@ -60,7 +60,7 @@ def check_same(
     what: str, directory: Path, stored: dict[str, Any], config: dict[str, Any], names: Iterable[str]
 ) -> None:
     """Refuse a directory that holds another run or sweep than `config` describes in the entries `names`; warn of other
-    versions.
+    versions and numbers of devices.
 
     Raises:
         InputError: naming what differs.
@@ -71,6 +71,19 @@ def check_same(
     changed = version_changes(entry(stored, "versions", str(directory)))
     if changed:
         warnings.warn(f"{directory} was written with other versions, numbers may change: {changed}", stacklevel=4)
+    before, now = stored.get("devices", config["devices"]), config["devices"]
+    if before != now:
+        warnings.warn(
+            f"{directory} was trained on devices = {before} and goes on on {now}: equal to rounding, not bit by bit",
+            stacklevel=4,
+        )
+
+
+def devices_of(config: dict[str, Any], devices: int | None) -> int | None:
+    """How many devices a stored run or sweep goes on on: `devices`, else as many as before, else all there are."""
+    before = config.get("devices")
+    known = isinstance(before, int) and 1 <= before <= jax.local_device_count()
+    return before if devices is None and known else devices
 
 
 def said_differences(stored: dict[str, Any], config: dict[str, Any], names: Iterable[str]) -> str:

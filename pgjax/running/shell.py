@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgjax.core.algorithm import Algorithm, Key, not_kept
-from pgjax.core.devices import local_devices
+from pgjax.core.devices import check_memory, local_devices
 from pgjax.core.errors import InputError
 from pgjax.core.metrics import is_absent, number
 from pgjax.learning.optimizers import STRETCHED
 from pgjax.running.checkpoint import Checkpoints, load_state
-from pgjax.running.compile import MAX_CHUNK, ROWS, compile_programs, env_layout, member_layout
+from pgjax.running.compile import MAX_CHUNK, ROWS, Layout, compile_programs, env_layout, member_layout
 from pgjax.running.config import entry, from_config, to_config
 from pgjax.running.directory import read_config, readable_rows
 from pgjax.running.loop import budget_note
@@ -34,6 +34,7 @@ from pgjax.running.session import (
     check_same,
     check_seeds,
     check_single,
+    devices_of,
     drive,
     held,
     said_differences,
@@ -95,14 +96,15 @@ def run(
     check_sinks(sinks)
     local_devices(devices)
     check_single("run", algorithm)
+    layout = env_layout(algorithm, devices) if seeds is None else member_layout(copies(algorithm, seeds), devices)
     kept = (seed, seeds, checkpoint_every, keep, episodes, list(sinks))
-    config = to_config(algorithm) | dict(zip(KEPT, kept, strict=True))
+    config = to_config(algorithm) | dict(zip(KEPT, kept, strict=True)) | {"devices": layout.mesh.size}
     try:
         if directory is None:
-            return _train(algorithm, config, None, devices, progress, callback)
+            return _train(algorithm, config, None, layout, progress, callback)
         adopt = functools.partial(_adopt, Path(directory), config, progress)
         with held(Path(directory), "config.json", config, adopt) as config:
-            return _train(algorithm, config, Path(directory), devices, progress, callback)
+            return _train(algorithm, config, Path(directory), layout, progress, callback)
     except Stopped as stop:
         return stop.result
 
@@ -117,6 +119,7 @@ def resume(
 ) -> Result:
     """Continue the run in `directory`, if asked to up to a larger `total_steps`; to the same bits on equal devices.
 
+    `devices` is as many as the run was trained on, if there are, unless it is given; a warning says where it differs.
     `algorithm` is what the run was made with, if that is code of the user's own.
 
     Raises:
@@ -133,7 +136,12 @@ def resume(
         entry(config, "hyperparameters", str(directory))["total_steps"] = total_steps
     kept = _kept(config, directory)
     sinks = tuple(kept.pop("sinks"))
-    how: dict[str, Any] = {"sinks": sinks, "devices": devices, "progress": progress, "callback": callback}
+    how: dict[str, Any] = {
+        "sinks": sinks,
+        "devices": devices_of(config, devices),
+        "progress": progress,
+        "callback": callback,
+    }
     return run(algorithm or from_config(config), directory=directory, **how, **kept)
 
 
@@ -290,7 +298,7 @@ def _train(
     algorithm: Any,
     config: dict[str, Any],
     directory: Path | None,
-    devices: int | None,
+    layout: Layout,
     progress: bool,
     callback: Callback | None,
 ) -> Result:
@@ -299,7 +307,7 @@ def _train(
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(stop_signals()) if directory else []
         start = time.perf_counter()
-        training = _Training(algorithm, config, directory, devices, stack)
+        training = _Training(algorithm, config, directory, layout, stack)
         seconds_compile = time.perf_counter() - start
         done_before = training.done
         if progress:
@@ -340,12 +348,12 @@ class _Training:
         algorithm: Any,
         config: dict[str, Any],
         directory: Path | None,
-        devices: int | None,
+        layout: Layout,
         opened: contextlib.ExitStack,
     ) -> None:
         subject = _subject(algorithm, config)
-        layout = env_layout(algorithm, devices) if config["seeds"] is None else member_layout(subject, devices)
         self.programs = compile_programs(subject, layout, ROWS, config["episodes"] if directory else None)
+        check_memory(self.programs.bytes_needed, layout.mesh)
         self.subject, key = layout.place_algorithm(subject), layout.place(_key(config))
         self.total, self.iteration_steps = algorithm.num_iterations, algorithm.steps_per_iteration
         self.score, self.left_out = algorithm.score, not_kept(algorithm)

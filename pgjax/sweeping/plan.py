@@ -12,6 +12,7 @@ from pgjax.running.population import differing, signature
 from pgjax.running.session import check_count, check_seeds, check_single
 from pgjax.sweeping.search import SEARCHES, Search
 from pgjax.sweeping.space import (
+    MOST_SETTINGS,
     Mode,
     Setting,
     ValueDistribution,
@@ -94,6 +95,11 @@ def make_plan(
     checked = check_axes(algorithm, axes)
     chosen = settings(checked, mode, num_samples, jax.random.key(seed))
     made: dict[Any, Any] = {}
+    if len(chosen) * seeds > MOST_SETTINGS:
+        raise InputError(
+            f"sweep: seeds = {seeds:,} is not accepted: they make {len(chosen) * seeds:,} members; expected at most "
+            f"{MOST_SETTINGS:,}"
+        )
     algorithms = [with_setting(algorithm, setting, made) for setting in chosen]
     if len({a.score for a in algorithms}) > 1:
         raise InputError("these algorithms are judged by different scores and cannot be ranked in one sweep")

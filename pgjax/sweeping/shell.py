@@ -27,7 +27,17 @@ from pgjax.running.config import entry
 from pgjax.running.directory import read_json, write_json
 from pgjax.running.loop import budget_note
 from pgjax.running.population import Population, member_of, stack
-from pgjax.running.session import Callback, Clock, Progress, check_count, check_same, drive, held, stop_signals
+from pgjax.running.session import (
+    Callback,
+    Clock,
+    Progress,
+    check_count,
+    check_same,
+    devices_of,
+    drive,
+    held,
+    stop_signals,
+)
 from pgjax.running.sinks import SweepDisplay, say
 from pgjax.sweeping.plan import Group, Plan, arguments_from_json, make_plan
 from pgjax.sweeping.result import SweepResult
@@ -114,7 +124,7 @@ def sweep(
     for name, value in kept._asdict().items():
         if value is not None:
             check_count(f"sweep: {name}", value)
-    local_devices(devices)
+    there = {"devices": local_devices(devices)}
     if progress:
         say(plan.describe())
         for note in {budget_note(a) for a in plan.algorithms}:
@@ -122,17 +132,17 @@ def sweep(
     if directory is None:
         return _Sweep(plan, kept, devices, None, progress, callback).train()
     config = plan.config | {"kept": kept._asdict()}
-    adopt = functools.partial(_adopt, Path(directory), config)
-    with held(Path(directory), "sweep.json", config, adopt) as config:
+    adopt = functools.partial(_adopt, Path(directory), config | there, tuple(config))
+    with held(Path(directory), "sweep.json", config | there, adopt) as config:
         identity = entry(config, "id", str(directory))
         result = _Sweep(plan, kept, devices, Path(directory), progress, callback, identity).train()
         result.to_csv(Path(directory) / "members.csv")
         return result
 
 
-def _adopt(directory: Path, config: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
-    """The config of the sweep that is continued."""
-    check_same("sweep", directory, stored, config, config)
+def _adopt(directory: Path, config: dict[str, Any], names: tuple[str, ...], stored: dict[str, Any]) -> dict[str, Any]:
+    """The config of the sweep that is continued, which must be equal in `names`."""
+    check_same("sweep", directory, stored, config, names)
     return stored
 
 
@@ -141,12 +151,15 @@ def resume_sweep(
 ) -> SweepResult:
     """Continue the sweep in `directory`, or load it if it is finished.
 
+    `devices` is as many as the sweep was trained on, if there are, unless it is given; a warning says where it differs.
+
     Raises:
         InputError: there is no sweep, or it used code of the user's own (call `sweep` with the same arguments).
         And what `sweep` raises.
     """
-    algorithm, arguments = arguments_from_json(read_json(Path(directory) / "sweep.json"))
-    how: dict[str, Any] = {"devices": devices, "progress": progress, "callback": callback}
+    config = read_json(Path(directory) / "sweep.json")
+    algorithm, arguments = arguments_from_json(config)
+    how: dict[str, Any] = {"devices": devices_of(config, devices), "progress": progress, "callback": callback}
     return sweep(algorithm, directory=directory, **how, **arguments)
 
 
