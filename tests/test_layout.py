@@ -10,7 +10,7 @@ import pgjax
 
 PACKAGE = Path(pgjax.__file__).parent
 FILES = {
-    "core": ["errors", "cores", "text", "hyperparameters", "metrics", "algorithm", "parts", "devices"],
+    "core": ["errors", "cores", "own", "text", "hyperparameters", "metrics", "algorithm", "parts", "devices"],
     "environments": ["base", "catalog", "gymnax", "probes", "registry"],
     "networks": [
         "distributions",

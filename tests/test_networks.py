@@ -243,3 +243,69 @@ def test_convolution_equals_that_of_flax(kernel_size, stride, height):
     params = ours.init(jax.random.key(1), x)
     reference = linen.Conv(5, (kernel_size,) * 2, (stride,) * 2, padding="VALID")
     np.testing.assert_allclose(ours.apply(params, x), reference.apply(params, x), rtol=1e-4, atol=1e-5)
+
+
+# Networks of a user's own
+
+
+class Own:
+    """An MLP of which one method is somebody else's."""
+
+    def __init__(self, method, replacement):
+        for name in ("init", "initial_memory", "step", "unroll"):
+            setattr(self, name, replacement if name == method else getattr(pgjax.MLP(hidden=(8,)), name))
+
+    def init(self): ...
+    def initial_memory(self): ...
+    def step(self): ...
+    def unroll(self): ...
+
+
+def fails(*_):
+    raise ValueError("oops")
+
+
+def said(**changed):
+    def step(*arguments):
+        memory, output = pgjax.MLP(hidden=(8,)).step(*arguments)
+        return changed.get("memory", memory), output._replace(**{k: v for k, v in changed.items() if k != "memory"})
+
+    return step
+
+
+BROKEN = {
+    "init raises": ("init", fails, r"Own: init raised ValueError: oops"),
+    "memory raises": ("initial_memory", fails, r"Own: initial_memory raised ValueError: oops"),
+    "memory of one": ("initial_memory", lambda batch: jnp.zeros((1, 4)), r"gives arrays of shape \(1, 4\) for a batch"),
+    "memory lost": (
+        "initial_memory",
+        lambda batch: jnp.zeros((batch, 4)),
+        r"Own: step gives another memory, \(\), than it is given, float32\[3, 4\]",
+    ),
+    "step raises": ("step", fails, r"Own: step raised ValueError: oops"),
+    "no pair": ("step", lambda *_: None, r"Own: step gives a NoneType: expected \(memory, Output\("),
+    "no output": ("step", lambda *_: ((), 1.0), r"Own: step gives \(tuple, .*\): expected \(memory, Output\("),
+    "value": ("step", said(value=jnp.zeros((3, 1))), r"step gives a value of shape \(3, 1\): expected \(3,\)"),
+    "distribution": ("step", said(distribution=None), r"Own: step: its distribution raised AttributeError"),
+    "unroll": (
+        "unroll",
+        lambda params, memory, obs, reset: pgjax.MLP(hidden=(8,)).step(params, memory, obs.reshape(-1, 4), reset),
+        r"Own: unroll gives a value of shape \(6,\): expected \(2, 3\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_network_of_ones_own_is_told_what_is_wrong(tiny_ppo, cartpole, case):
+    method, replacement, message = BROKEN[case]
+    with pytest.raises(pgjax.InputError, match=message):
+        pgjax.run(tiny_ppo(cartpole, Own(method, replacement)), progress=False)
+
+
+def test_a_network_that_is_no_object_or_no_module_is_refused(tiny_ppo, cartpole):
+    with pytest.raises(pgjax.InputError, match=r"PPO.network = .*MLP.* is not accepted: expected a network such as"):
+        tiny_ppo(cartpole, pgjax.MLP)
+    with pytest.raises(
+        pgjax.InputError, match=r"Custom: init raised AttributeError: 'builtin_function_or_method' object has no"
+    ):
+        pgjax.run(tiny_ppo(cartpole, pgjax.Custom(abs)), progress=False)

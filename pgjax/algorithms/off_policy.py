@@ -41,6 +41,7 @@ from pgjax.learning.rollout import RolloutState, Step, initial_rollout, rollout
 from pgjax.networks.critic import CRITICS, Critic, MLPCritic
 from pgjax.networks.distributions import Categorical, TanhGaussian
 from pgjax.networks.network import Memory, Output, has_memory
+from pgjax.networks.registry import check_network
 
 
 class Learner(NamedTuple):
@@ -175,6 +176,7 @@ class OffPolicy(InEnvironment):
     def initial_params(self, key: Key) -> Params:
         """New networks: `policy` and `critics`, of which there are `num_critics`."""
         spaces = self.env.observation_space, self.env.action_space
+        check_network(self.network, *spaces)
         policy_key, *critic_keys = jax.random.split(key, 1 + self.num_critics)
         critics = tuple(self.critic.init(critic_key, *spaces) for critic_key in critic_keys)
         return {"policy": self.network.init(policy_key, *spaces), "critics": critics}

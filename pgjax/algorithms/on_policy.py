@@ -33,6 +33,7 @@ from pgjax.learning.optimizers import adam, mean_gradient, minibatch_epochs
 from pgjax.learning.rollout import RolloutState, Transition, initial_rollout, transitions
 from pgjax.networks.distributions import Distribution
 from pgjax.networks.network import Memory, Network, has_memory
+from pgjax.networks.registry import check_network
 
 
 @pytree
@@ -151,6 +152,7 @@ def initial_state(algorithm: Any, key: Key, initial_opt_state: Any) -> OnPolicyS
     """The start of a run; `initial_opt_state(params)` is what the algorithm's optimisers start from."""
     params_key, env_key = jax.random.split(jax.random.fold_in(key, INIT_STREAM))
     env, network = algorithm.env, algorithm.network
+    check_network(network, env.observation_space, env.action_space)
     params = network.init(params_key, env.observation_space, env.action_space)
     obs_moments = initial_moments(env.observation_space.shape) if algorithm.normalize_obs else None
     return OnPolicyState(

@@ -149,7 +149,8 @@ def _expected(hint: Any, interval: str | None, value: Any) -> str | None:
         return None if whole and _inside(np.asarray(value), interval) else f"a tuple of whole numbers (int){within}"
     if origin is Annotated:
         hint = typing.get_args(hint)[0]
-    return None if isinstance(value, hint) else (hint.__doc__ or hint.__name__).splitlines()[0]
+    made = isinstance(value, hint) and not isinstance(value, type)
+    return None if made else (hint.__doc__ or hint.__name__).splitlines()[0]
 
 
 def _inside(value: np.ndarray, interval: str | None) -> bool:

@@ -31,6 +31,7 @@ import numpy as np
 from pgjax.core.algorithm import Key
 from pgjax.core.errors import InputError, nearest
 from pgjax.core.hyperparameters import TRACED, pytree
+from pgjax.core.own import traced
 from pgjax.core.text import brief, is_same
 from pgjax.environments.base import Box, Discrete, Space, TimeStep
 
@@ -288,22 +289,9 @@ def _observation_space(name: str, env: Any, params: Any, is_binary: bool) -> Box
         return Box((int(space.n),), dtype="bool")
     if not hasattr(space, "low"):
         raise InputError(f"{name} observes {space!r}: expected a Box or a Discrete space")
-    seen = _traced(name, "reset", lambda: env.reset(jax.random.key(0), params)[0]).dtype
+    seen = traced(name, "reset", lambda: env.reset(jax.random.key(0), params)[0]).dtype
     dtype = "bool" if is_binary else str(seen) if seen.itemsize == 1 else "float32"
     return Box(tuple(space.shape), dtype=dtype)
-
-
-def _traced(name: str, method: str, call: Callable[[], Any]) -> Any:
-    """The shapes and types of what a call of somebody's environment gives, which is traced and not run.
-
-    Raises:
-        InputError: naming the method and what it raised.
-    """
-    try:
-        return jax.eval_shape(call)
-    except Exception as error:
-        said = str(error).strip().split("\n")[0][:300]
-        raise InputError(f"{name}: {method} raised {type(error).__name__}: {said}") from error
 
 
 def _check_space(name: str, does: str, space: Any) -> None:
@@ -339,7 +327,7 @@ def _check(env: GymnaxEnvironment) -> GymnaxEnvironment:
         _, state = env.env.reset(key, env.params)
         return env.env.step(key, state, _example_action(env), env.params)
 
-    result = _traced(env.name, "reset and step", lambda: one_step(jax.random.key(0)))
+    result = traced(env.name, "reset and step", lambda: one_step(jax.random.key(0)))
     expected = (
         "expected (obs, state, reward, terminated, truncated, info with 'final_observation'), as in gymnax >= 1.0"
     )
@@ -350,7 +338,7 @@ def _check(env: GymnaxEnvironment) -> GymnaxEnvironment:
         raise InputError(
             f"{env.name}: step gives no info['final_observation'], what was seen before a reset; {expected}"
         )
-    observed = _traced(env.name, "reset", lambda: env.reset(jax.random.key(0))[1]).shape
+    observed = traced(env.name, "reset", lambda: env.reset(jax.random.key(0))[1]).shape
     if observed != env.observation_space.shape:
         raise InputError(
             f"{env.name}: observations have shape {observed}, its space says {env.observation_space.shape}"

@@ -10,6 +10,7 @@ import jax
 from jaxtyping import Array, Float
 
 from pgjax.core.algorithm import Key, Params
+from pgjax.core.own import traced
 from pgjax.environments.base import Box, Space
 from pgjax.networks.distributions import Distribution
 
@@ -49,5 +50,9 @@ class Network(Protocol):
 
 
 def has_memory(network: Network) -> bool:
-    """Whether minibatches must keep whole sequences."""
-    return bool(jax.tree.leaves(jax.eval_shape(lambda: network.initial_memory(1))))
+    """Whether minibatches must keep whole sequences.
+
+    Raises:
+        InputError: the network is of the user's own, and its `initial_memory` fails.
+    """
+    return bool(jax.tree.leaves(traced(type(network).__name__, "initial_memory", lambda: network.initial_memory(1))))

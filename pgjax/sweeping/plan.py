@@ -95,11 +95,7 @@ def make_plan(
     checked = check_axes(algorithm, axes)
     chosen = settings(checked, mode, num_samples, jax.random.key(seed))
     made: dict[Any, Any] = {}
-    if len(chosen) * seeds > MOST_SETTINGS:
-        raise InputError(
-            f"sweep: seeds = {seeds:,} is not accepted: they make {len(chosen) * seeds:,} members; expected at most "
-            f"{MOST_SETTINGS:,}"
-        )
+    _check_members(len(chosen), seeds)
     algorithms = [with_setting(algorithm, setting, made) for setting in chosen]
     if len({a.score for a in algorithms}) > 1:
         raise InputError("these algorithms are judged by different scores and cannot be ranked in one sweep")
@@ -129,6 +125,15 @@ def make_plan(
     )
     plan.ends  # noqa: B018 -- refuses a search that does not fit the curves
     return plan
+
+
+def _check_members(num_settings: int, seeds: int) -> None:
+    members = num_settings * seeds
+    if members > MOST_SETTINGS:
+        raise InputError(
+            f"sweep: seeds = {seeds:,} is not accepted: they make {members:,} members; expected at most "
+            f"{MOST_SETTINGS:,}"
+        )
 
 
 def _groups(algorithms: list[Any], chosen: list[Setting], axes: dict[str, Any]) -> list[Group]:
