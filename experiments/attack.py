@@ -3,7 +3,8 @@
     python experiments/attack.py
 
 Every field of every algorithm that acts in an environment, and every argument of `run`, is given values that it should
-not take. Then the files of a run are damaged one by one, and the run is loaded, resumed, listed and plotted.
+not take; every method of a network and an environment of one's own gives them. Every entry of the configs of a run and
+of a sweep is edited. Then the files of both are damaged one by one, and they are loaded, resumed, listed and plotted.
 
 - refused: our error, which names the field or the file; for files also a warning that goes with a whole result
 - harmless: it was accepted, and for files the result is what it would have been
@@ -16,6 +17,7 @@ Writes attack.json (every case that was raw or wrong) and attack.md.
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import random
 import shutil
@@ -39,6 +41,8 @@ VALUES: list[Any] = [
     *(None, "x", "", -1, 0, 2**40, -(2**40), 0.5, 1e300, float("nan"), float("inf"), -float("inf"), True),
     *([], {}, (1, "a"), np.zeros((2, 2)), np.array("a"), b"x", object(), 1j, [1, 2]),
 ]
+EDITS: list[Any] = [None, "x", -1, 0, 7, 2**40, 1e300, True, [], {}, [1, "a"]]
+"""What entries of configs are replaced with."""
 OUTCOMES = ("refused", "harmless", "raw", "wrong")
 
 
@@ -111,6 +115,25 @@ def attack_inputs(table: Table) -> None:
             table.attempt("arguments of run", f"{argument} = {value!r}", run)
 
 
+def whole_sweep(directory: Path) -> Any:
+    ppo = pgjax.PPO(pgjax.make("CartPole-v1"), pgjax.MLP(hidden=(8,)), num_envs=4, num_steps=8, num_minibatches=1)
+    how: Any = {"points": 6, "episodes": 4, "checkpoint_every": 2, "members_at_once": 2, "progress": False}
+    return pgjax.sweep(
+        dataclasses.replace(ppo, total_steps=6 * 32), 2, directory=directory, learning_rate=[1e-3, 1e-2], **how
+    )
+
+
+def sweeps_differ(found: Any, whole: Any) -> str | None:
+    """How a sweep that was resumed differs from the whole one."""
+    for name, curve in whole.curves.items():
+        if not np.array_equal(found.curves[name], curve, equal_nan=True):
+            return f"the curve {name}"
+    same = jax.tree.map(
+        lambda a, b: bool(np.array_equal(a, b)), *([s.params for s in x.states] for x in (found, whole))
+    )
+    return None if all(jax.tree.leaves(same)) else "the parameters"
+
+
 def whole_run(directory: Path) -> Any:
     ppo = pgjax.PPO(pgjax.make("CartPole-v1"), pgjax.MLP(hidden=(8,)), num_envs=4, num_steps=8, num_minibatches=1)
     return pgjax.run(
@@ -149,50 +172,140 @@ def looked_at(directory: Path) -> str | None:
 
 
 def attack_files(table: Table, options: Options) -> None:
-    rng = random.Random(0)
     with tempfile.TemporaryDirectory() as base:
-        original = Path(base) / "original" / "run"
+        original, copy = Path(base) / "original" / "run", Path(base) / "copies" / "run"
         whole = whole_run(original)
         whole = whole._replace(metrics=dict(whole.metrics))
-        copy = Path(base) / "copies" / "run"
-
-        def again() -> None:
-            shutil.rmtree(copy.parent, ignore_errors=True)
-            shutil.copytree(original, copy)
-
         actions: dict[str, Callable[[], str | None]] = {
             "load": lambda: differs(pgjax.load(copy), whole),
             "load the best": lambda: differs(pgjax.load(copy, "best"), whole),
             "resume": lambda: differs(pgjax.resume(copy, progress=False), whole),
             "list and plot": lambda: looked_at(copy),
         }
-        files = sorted(path.relative_to(original) for path in original.rglob("*") if path.is_file())
-        for file in files:
-            for harm, content in harms((original / file).read_bytes(), options.flips, rng):
-                for name, action in actions.items():
-                    again()
-                    (copy / file).write_bytes(content)
-                    table.attempt(f"damaged files: {name}", f"{file}, {harm}", action)
-            for kind in ("gone", "link", "pipe"):
-                for name, action in actions.items():
-                    again()
-                    victim = Path(base) / "victim"
-                    victim.write_text("precious")
-                    (copy / file).unlink()
-                    if kind == "link":
-                        (copy / file).symlink_to(victim)
-                    elif kind == "pipe" and "checkpoints" not in file.parts:
-                        os.mkfifo(copy / file)
-                    table.attempt(f"files that are {kind}: {name}", str(file), action)
-                    if victim.read_text() != "precious":
-                        table.note(
-                            f"files that are {kind}: {name}", str(file), "wrong", "what a link points to changed"
-                        )
+        damage(table, options, "run", original, copy, actions)
+        shutil.rmtree(original)
+        swept = whole_sweep(original)
+        actions = {
+            "resume": lambda: sweeps_differ(pgjax.resume_sweep(copy, progress=False), swept),
+            "list and plot": lambda: looked_at(copy),
+        }
+        damage(table, options, "sweep", original, copy, actions)
+
+
+def damage(
+    table: Table, options: Options, what: str, original: Path, copy: Path, actions: dict[str, Callable[[], str | None]]
+) -> None:
+    """Every file in turn; each action has a fresh copy."""
+    rng = random.Random(0)
+
+    def again() -> None:
+        shutil.rmtree(copy.parent, ignore_errors=True)
+        shutil.copytree(original, copy)
+
+    for file in sorted(path.relative_to(original) for path in original.rglob("*") if path.is_file()):
+        for harm, content in harms((original / file).read_bytes(), options.flips, rng):
+            for name, action in actions.items():
+                again()
+                (copy / file).write_bytes(content)
+                table.attempt(f"damaged files of a {what}: {name}", f"{file}, {harm}", action)
+        for kind in ("gone", "link", "pipe"):
+            for name, action in actions.items():
+                again()
+                victim = original.parent.parent / "victim"
+                victim.write_text("precious")
+                (copy / file).unlink()
+                if kind == "link":
+                    (copy / file).symlink_to(victim)
+                elif kind == "pipe" and not {"checkpoints", "state"} & {*file.parts}:
+                    os.mkfifo(copy / file)
+                case = f"files of a {what} that are {kind}: {name}"
+                table.attempt(case, str(file), action)
+                if victim.read_text() != "precious":
+                    table.note(case, str(file), "wrong", "what a link points to changed")
+
+
+def attack_json(table: Table) -> None:
+    """Entries of configs that were edited: each value in turn is replaced, and each entry is left out."""
+    with tempfile.TemporaryDirectory() as base:
+        for what, make in {"run": whole_run, "sweep": whole_sweep}.items():
+            original, copy = Path(base) / "original" / "run", Path(base) / "copies" / "run"
+            shutil.rmtree(original, ignore_errors=True)
+            make(original)
+            for file in sorted(original.glob("*.json")):
+                for path, edited in edits(json.loads(file.read_text())):
+
+                    def act(what: str = what, copy: Path = copy) -> str | None:
+                        if what == "run":
+                            pgjax.load(copy)
+                            pgjax.resume(copy, progress=False)
+                        else:
+                            pgjax.resume_sweep(copy, progress=False)
+                        return looked_at(copy)
+
+                    shutil.rmtree(copy.parent, ignore_errors=True)
+                    shutil.copytree(original, copy)
+                    (copy / file.name).write_text(json.dumps(edited))
+                    table.attempt(f"edited configs of a {what}", f"{file.name}: {path}", act)
+
+
+def edits(config: Any) -> Iterator[tuple[str, Any]]:
+    """The config with one entry replaced or left out, for every entry at any depth."""
+    if not isinstance(config, dict):
+        return
+    for name, value in config.items():
+        yield f"{name} left out", {k: v for k, v in config.items() if k != name}
+        for other in EDITS:
+            yield f"{name} = {other!r}", config | {name: other}
+        for path, edited in edits(value):
+            yield f"{name}.{path}", config | {name: edited}
+
+
+class Own:
+    """An object with the methods it is given."""
+
+    def __init__(self, methods: dict[str, Any]) -> None:
+        vars(self).update(methods)
+
+    def __call__(self) -> None: ...
+
+    init = initial_memory = step = unroll = __call__
+
+
+def attack_own_code(table: Table) -> None:
+    """Networks and environments of one's own, of which one method gives what it should not, or raises."""
+    small: Any = {"num_envs": 2, "num_steps": 2, "num_minibatches": 1, "total_steps": 8}
+    mlp, cartpole = pgjax.MLP(hidden=(8,)), pgjax.make("CartPole-v1").env
+    methods = {
+        "networks": {name: getattr(mlp, name) for name in ("init", "initial_memory", "step", "unroll")},
+        "environments": {
+            name: getattr(cartpole, name) for name in ("reset", "step", "observation_space", "action_space")
+        }
+        | {"default_params": cartpole.default_params},
+    }
+    for what, whole in methods.items():
+        for name in whole:
+            for value in [*VALUES, RuntimeError]:
+
+                def give(*_: Any, value: Any = value) -> Any:
+                    if value is RuntimeError:
+                        raise value("broken")
+                    return value
+
+                def act(what: str = what, whole: Any = whole, name: str = name, give: Any = give) -> None:
+                    own: Any = Own(whole | {name: give if name != "default_params" else give()})
+                    if what == "networks":
+                        pgjax.run(pgjax.PPO(pgjax.make("CartPole-v1"), own, **small), progress=False)
+                    else:
+                        pgjax.run(pgjax.PPO(pgjax.make(own), mlp, **small), progress=False)
+
+                table.attempt(f"{what} of one's own", f"{name} gives {value!r}", act)
 
 
 def main(options: Options) -> None:
     table = Table()
     attack_inputs(table)
+    attack_own_code(table)
+    attack_json(table)
     attack_files(table, options)
     rows = [
         [what, str(sum(counts.values())), *(str(counts[outcome]) for outcome in OUTCOMES)]

@@ -1,18 +1,22 @@
 """Sinks: what is read back is what was logged."""
 
 import csv
+import importlib
 import json
 import math
+import shutil
 import struct
 import threading
 
+import chex
 import numpy as np
 import pytest
 
 import pgjax
 from pgjax.running import directory
-from pgjax.running.sinks import Background, Csv, JsonLines
+from pgjax.running.sinks import SINKS, Background, Csv, JsonLines, Named, TensorBoard
 
+run_module = importlib.import_module("pgjax.running.shell")
 ROWS = [
     {"iteration": i, "steps": 32 * i, "return_mean": math.nan if i == 2 else 1.5 * i, "value_loss": 0.1 * i}
     for i in range(1, 6)
@@ -215,3 +219,46 @@ def test_a_mark_knows_what_was_written_and_where_it_ended(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"0.5", b"0.6"))
     assert not mark.is_of(path)
     assert not mark.is_of(tmp_path / "none")
+
+
+class Failing:
+    """Takes rows until one of its methods fails."""
+
+    def __init__(self, method):
+        self.method = method
+
+    def write(self, rows):
+        self._fail("write")
+
+    def flush(self):
+        self._fail("flush")
+
+    def close(self):
+        self._fail("close")
+
+    def _fail(self, method):
+        if method == self.method:
+            raise RuntimeError("no such server")
+
+
+@pytest.mark.parametrize("method", ["write", "flush", "close"])
+def test_a_sink_that_fails_ends_the_run_by_name_and_what_was_trained_is_kept(tiny, tmp_path, monkeypatch, method):
+    whole = pgjax.run(tiny, 0, progress=False)
+    monkeypatch.setattr(run_module, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setitem(SINKS, "mine", Named(lambda *_: Failing(method)))
+    with pytest.raises(OSError, match=f"the sink Failing failed in {method}: no such server"):
+        pgjax.run(tiny, 0, tmp_path / "run", sinks=("mine",), episodes=4, checkpoint_every=4, progress=False)
+    assert directory.status(tmp_path / "run").startswith("failed: the sink Failing failed in")
+    kept = pgjax.load(tmp_path / "run")
+    assert int(kept.state.iteration) == {"write": 1, "flush": 4, "close": 6}[method]
+    result = pgjax.run(tiny, 0, tmp_path / "run", episodes=4, checkpoint_every=4, progress=False)
+    chex.assert_trees_all_equal(result.state.params, whole.state.params)
+
+
+def test_a_tensorboard_directory_that_was_removed_is_noticed(tmp_path):
+    sink = TensorBoard(tmp_path / "tensorboard")
+    sink.write(ROWS)
+    sink.flush()
+    shutil.rmtree(tmp_path / "tensorboard")
+    with pytest.raises(OSError, match="tensorboard: it was removed while the run was writing it"):
+        sink.flush()

@@ -314,7 +314,10 @@ def _search(text: str | None) -> Any:
         field, _, value = pair.partition("=")
         if field not in fields:
             raise InputError(f"--search {text!r}: {name} has no option {field!r}: {nearest(field, fields)}")
-        values[field] = value if isinstance(fields[field].default, str) else number(value)
+        try:
+            values[field] = value if isinstance(fields[field].default, str) else number(value)
+        except ValueError as error:
+            raise InputError(f"--search {text!r}: {field} = {value!r} is not accepted: expected a number") from error
     return SEARCHES[name](**values)
 
 

@@ -31,7 +31,7 @@ import numpy as np
 from pgjax.core.algorithm import Key
 from pgjax.core.errors import InputError, nearest
 from pgjax.core.hyperparameters import TRACED, pytree
-from pgjax.core.own import traced
+from pgjax.core.own import named, traced
 from pgjax.core.text import brief, is_same
 from pgjax.environments.base import Box, Discrete, Space, TimeStep
 
@@ -148,7 +148,10 @@ def make(env: Any, **options: Any) -> GymnaxEnvironment:
         constructor_options = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         env = _construct(env, constructor_options)
     name = env_id or type(env).__name__
-    params = env.default_params
+    with named(name, "default_params"):
+        params = env.default_params
+    if not dataclasses.is_dataclass(params) or isinstance(params, type):
+        raise InputError(f"{name}: default_params is {params!r}: expected a flax struct, a dataclass")
     fields = {f.name for f in dataclasses.fields(params)}
     for option in options.keys() - constructor_options.keys() - fields:
         raise InputError(f"{name} has no option {option!r}: {nearest(option, fields | set(_arguments(env)))}")
@@ -161,7 +164,7 @@ def make(env: Any, **options: Any) -> GymnaxEnvironment:
             id=env_id,
             constructor_options=tuple(sorted(constructor_options.items())),
             observation_space=_observation_space(name, env, params, env_id in BINARY),
-            action_space=_action_space(name, env.action_space(params)),
+            action_space=_action_space(name, env, params),
         )
     )
 
@@ -253,7 +256,10 @@ def _arguments(env: Any) -> list[str]:
 
 def _param(label: str, given: Any, default: np.ndarray) -> np.ndarray:
     """`given` as an array like `default`, the parameter it overrides."""
-    value, default = np.asarray(given), _typed(default)
+    try:
+        value, default = np.asarray(given), _typed(default)
+    except ValueError as error:
+        raise InputError(f"{label} = {given!r} is not accepted: expected a number") from error
     kind = {"f": "finite", "b": "boolean (True, False)"}.get(default.dtype.kind, "whole")
     with np.errstate(over="ignore"):
         numbers = value.astype(default.dtype) if value.dtype.kind in "biuf" else value
@@ -283,7 +289,8 @@ def _strong(leaf: Any) -> jax.Array:
 
 
 def _observation_space(name: str, env: Any, params: Any, is_binary: bool) -> Box:
-    space = env.observation_space(params)
+    with named(name, "observation_space"):
+        space = env.observation_space(params)
     _check_space(name, "observes", space)
     if hasattr(space, "n"):
         return Box((int(space.n),), dtype="bool")
@@ -308,7 +315,9 @@ def _check_space(name: str, does: str, space: Any) -> None:
             )
 
 
-def _action_space(name: str, space: Any) -> Space:
+def _action_space(name: str, env: Any, params: Any) -> Space:
+    with named(name, "action_space"):
+        space = env.action_space(params)
     _check_space(name, "acts in", space)
     if hasattr(space, "n"):
         return Discrete(int(space.n))

@@ -363,6 +363,8 @@ class _Training:
         """The metrics of each chunk, of a run that keeps them nowhere else."""
         self.new_rows: list[Row] = []
         self.sinks: list[Sink] = []
+        self.failure: OSError | None = None
+        """Of a sink beside the run's own files: raised when the run has been kept."""
         self.checkpoints: Checkpoints | None = None
         self.done, self.state = 0, None
         if directory:
@@ -392,7 +394,7 @@ class _Training:
         opened.callback(self.metrics.close)
         for name in config["sinks"]:
             self.sinks.append(open_sink(name, directory, self.done, config))
-            opened.callback(self.sinks[-1].close)
+            opened.callback(_tell, self.sinks[-1], "close")
 
     def advance(self, done: int) -> int:
         """About a second of work, and its rows to the sinks."""
@@ -404,7 +406,7 @@ class _Training:
         if self.checkpoints is None:
             self.columns.append(_stacked(rows))
         for sink in self.sinks if rows else []:
-            _tell(sink, "write", rows)
+            self._tell(sink, "write", rows)
         if failure:
             raise FloatingPointError(failure)
         seconds = time.perf_counter() - start
@@ -413,7 +415,7 @@ class _Training:
 
     def keep(self, done: int, stopping: bool) -> None:
         """A checkpoint if one is due: evaluated, or at once for a run that must stop."""
-        last = done == self.total
+        last, stopping = done == self.total, stopping or self.failure is not None
         due = last or self.clock.is_due(done)
         if self.checkpoints is None or not (due or stopping):
             return
@@ -421,10 +423,20 @@ class _Training:
             _check_finite_params(self.state, done)
             score = self._evaluate(done) if due else float("nan")
             for sink in [*self.sinks, self.evaluations]:
-                _tell(sink, "flush")  # what a checkpoint builds on must outlive a crash with it
+                self._tell(sink, "flush")  # what a checkpoint builds on must outlive a crash with it
             self.checkpoints.save(done, self.state, score, self.metrics.mark)
-            if last or stopping:
+            if last or stopping or self.failure:
                 self.checkpoints.wait()
+        if self.failure:
+            raise self.failure
+
+    def _tell(self, sink: Sink, method: str, *arguments: Any) -> None:
+        try:
+            _tell(sink, method, *arguments)
+        except OSError as error:
+            if self.checkpoints is None or sink in (self.metrics, self.evaluations):
+                raise
+            self.failure = self.failure or error
 
     def progress(self, done: int) -> Progress:
         """What a callback is told."""

@@ -152,6 +152,7 @@ class TensorBoard:
 
     def __init__(self, directory: Path, iteration: int = 0) -> None:
         tensorboardX = _extra("tensorboardX", "tensorboard")
+        self.directory = directory
         self.writer = tensorboardX.SummaryWriter(str(directory), purge_step=iteration + 1)
 
     def write(self, rows: list[Row]) -> None:
@@ -161,8 +162,14 @@ class TensorBoard:
                 self.writer.add_scalar(name, value, row["iteration"])
 
     def flush(self) -> None:
-        """Hand everything to the event file."""
+        """Hand everything to the event file.
+
+        Raises:
+            OSError: it was removed.
+        """
         self.writer.flush()
+        if not any(self.directory.glob("events.*")):
+            raise OSError(f"cannot write {self.directory}: it was removed while the run was writing it")
 
     def close(self) -> None:
         """Finish the event file."""
