@@ -119,6 +119,11 @@ def test_a_damaged_config_is_named(tmp_path):
         (lambda c: c["parts"].pop("env"), "expected the parts env, network of ppo, got network"),
         (lambda c: c["hyperparameters"].update(rate=1), "rate not known"),
         (lambda c: c["hyperparameters"].update(objective=["clip"]), "PPO.objective = .* expected one of 'clip', 'cpi'"),
+        (lambda c: c.update(parts=7), r"this config is damaged, or of another version of pgjax \(.*\): restore it"),
+        (lambda c: c.update(algorithm=[1]), r"this config is damaged, or of another version"),
+        (lambda c: c["parts"]["env"].update(options=None), r"this config is damaged, or of another version"),
+        (lambda c: c.update(sinks=7), r"is damaged: its 'sinks' is 7"),
+        (lambda c: c.update(seeds="x"), r"the config of .*: seeds = 'x' is not accepted: expected a whole number"),
         (lambda c: c.update(seeds=10**9), "is of another shape: .* expected .*1000000000"),
     ],
 )

@@ -2,11 +2,13 @@
 
 import dataclasses
 import importlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import chex
 import jax
@@ -18,6 +20,8 @@ import pgjax
 from pgjax.core.hyperparameters import Scalar, field_types
 from pgjax.running.compile import _compile
 from pgjax.running.directory import status
+from pgjax.sweeping.plan import make_plan
+from pgjax.sweeping.search import Search
 
 sweep_module = importlib.import_module("pgjax.sweeping.shell")
 programs_module = importlib.import_module("pgjax.running.compile")
@@ -381,3 +385,36 @@ def test_optuna_is_given_only_what_it_can_do(tiny):
         pgjax.optuna_search(tiny, maximising, 0, gamma=pgjax.uniform(0, 1))
     with pytest.raises(pgjax.InputError, match="the study does not maximize"):
         pgjax.optuna_search(tiny, optuna.create_study(), 4, gamma=pgjax.uniform(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda c: c.update(base=3), r"this config is damaged, or of another version of pgjax \(.*\)"),
+        (lambda c: c.update(axes=[1]), r"the config of this sweep is damaged, or of another version of pgjax"),
+        (lambda c: c.update(search="pbt"), r"the config of this sweep is damaged, or of another version of pgjax"),
+        (lambda c: c.pop("arguments"), r"the config of this sweep is damaged: it has no 'arguments'"),
+        (lambda c: c["arguments"].update(directory="x"), r"is damaged: directory are no arguments of it"),
+        (lambda c: c["arguments"].update(seeds=None), r"sweep: seeds = None is not accepted"),
+        (lambda c: c["kept"].update(episodes=-1), r"sweep: episodes = -1 is not accepted"),
+        (lambda c: c.pop("versions"), r"is damaged: it has no 'versions'"),
+        (lambda c: c.update(versions=1), r"is damaged: its 'versions' is 1"),
+        (lambda c: c.pop("id"), r"is damaged: it has no 'id'"),
+    ],
+)
+def test_a_sweep_whose_config_was_changed_is_refused(tiny, tmp_path, damage, message):
+    kept = {"episodes": 4, "members_at_once": None, "checkpoint_every": None}
+    plan = make_plan(tiny, 1, "grid", None, 0, Search(), 6, {"gamma": [0.9]})
+    config = json.loads(json.dumps(plan.config | {"kept": kept, "id": "1", "versions": {}}))
+    damage(config)
+    (tmp_path / "sweep.json").write_text(json.dumps(config))
+    with warnings.catch_warnings(), pytest.raises(pgjax.InputError, match=message):
+        warnings.simplefilter("ignore")  # about versions, of which there are none
+        pgjax.resume_sweep(tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("size", ["x", 0, -1, [1], None])
+def test_sizes_of_batches_that_were_changed_are_refused(tiny, tmp_path, size):
+    (tmp_path / "batches.json").write_text(json.dumps({"stage-0/group-0": size}))
+    with pytest.raises(pgjax.InputError, match=r"batches.json is damaged: stage-0/group-0 = .* is not accepted"):
+        pgjax.sweep(tiny, directory=tmp_path, points=2, progress=False)

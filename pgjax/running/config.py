@@ -1,8 +1,9 @@
 """What makes an algorithm again, as JSON values, and whether two configs are of the same run."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -40,6 +41,25 @@ def own_part(kind: Kind, part: Any) -> dict[str, str]:
     return {"name": part_name(kind, part), "own": plain_repr(part)}
 
 
+@contextlib.contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Around whatever makes something of a stored config, which may have been damaged or edited.
+
+    Raises:
+        InputError: naming what could not be made sense of.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{where} is damaged, or of another version of pgjax ({type(error).__name__}: {error}): restore it, or "
+            "start in another directory"
+        ) from error
+
+
+@reading("this config")
 def from_config(config: dict[str, Any]) -> Algorithm:
     """The algorithm a config describes.
 
@@ -72,14 +92,15 @@ def from_config(config: dict[str, Any]) -> Algorithm:
     return cls(**made, **{field: from_json(value) for field, value in hyperparameters.items()})
 
 
-def entry(config: dict[str, Any], name: str, where: str) -> Any:
+def entry(config: dict[str, Any], name: str, where: str, kind: type = object) -> Any:
     """One entry of a stored config.
 
     Raises:
-        InputError: it is not there.
+        InputError: it is not there, or of another type.
     """
-    if name not in config:
-        raise InputError(f"{where} is damaged: it has no {name!r}; restore it, or start the run in another directory")
+    if not isinstance(config.get(name, ...), kind) or name not in config:
+        said = f"its {name!r} is {config[name]!r}" if name in config else f"it has no {name!r}"
+        raise InputError(f"{where} is damaged: {said}; restore it, or start the run in another directory")
     return config[name]
 
 

@@ -40,6 +40,7 @@ def check_seeds(label: str, seed: Any, seeds: Any = 1) -> None:
         InputError: naming the label, the value and what would be accepted.
     """
     check_count(f"{label}: seed", seed, least=0)
+    check_count(f"{label}: seeds", seeds)
     if seed + seeds > 2**32:
         raise InputError(f"{label}: seed = {seed} is not accepted: expected seeds below {2**32}, and there are {seeds}")
 
@@ -68,7 +69,7 @@ def check_same(
     different = said_differences(stored, config, names)
     if different:
         raise InputError(f"directory = {str(directory)!r} already holds another {what} ({different}): choose another")
-    changed = version_changes(entry(stored, "versions", str(directory)))
+    changed = version_changes(entry(stored, "versions", str(directory), dict))
     if changed:
         warnings.warn(f"{directory} was written with other versions, numbers may change: {changed}", stacklevel=4)
     before, now = stored.get("devices", config["devices"]), config["devices"]

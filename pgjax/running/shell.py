@@ -133,7 +133,7 @@ def resume(
         own: Any = algorithm
         algorithm = dataclasses.replace(own, total_steps=total_steps or algorithm.total_steps)
     if total_steps is not None:
-        entry(config, "hyperparameters", str(directory))["total_steps"] = total_steps
+        entry(config, "hyperparameters", str(directory), dict)["total_steps"] = total_steps
     kept = _kept(config, directory)
     sinks = tuple(kept.pop("sinks"))
     how: dict[str, Any] = {
@@ -212,7 +212,7 @@ def check_same_algorithm(directory: str | Path, config: dict[str, Any], algorith
         InputError: naming what differs.
     """
     names = ("algorithm", "parts", "hyperparameters")
-    steps = entry(config, "hyperparameters", str(directory)).get("total_steps")
+    steps = entry(config, "hyperparameters", str(directory), dict).get("total_steps")
     given = to_config(algorithm)
     different = said_differences(
         config, given | {"hyperparameters": given["hyperparameters"] | {"total_steps": steps}}, names
@@ -249,7 +249,7 @@ def save_run(algorithm: Any, seed: int, state: Any, rows: list[Row], scores: dic
 
 def _adopt(directory: Path, config: dict[str, Any], progress: bool, stored: dict[str, Any]) -> dict[str, Any]:
     """The config of the run that is continued; how it is kept may change, what it computes may only get longer."""
-    before = entry(entry(stored, "hyperparameters", str(directory)), "total_steps", str(directory))
+    before = entry(entry(stored, "hyperparameters", str(directory), dict), "total_steps", str(directory), int)
     steps = config["hyperparameters"]["total_steps"]
     same_length = stored | {"hyperparameters": stored["hyperparameters"] | {"total_steps": steps}}
     check_same("run", directory, same_length, config, ("algorithm", "parts", "hyperparameters", "seed", "seeds"))
@@ -278,8 +278,15 @@ def _check_checkpoints_are_there(directory: Path) -> None:
 
 
 def _kept(config: dict[str, Any], directory: str | Path) -> dict[str, Any]:
-    """What a stored config holds besides the algorithm."""
-    return {name: entry(config, name, f"the config of {directory}") for name in KEPT}
+    """What a stored config holds besides the algorithm.
+
+    Raises:
+        InputError: something is not there, or not accepted.
+    """
+    where = f"the config of {directory}"
+    kept = {name: entry(config, name, where, list if name == "sinks" else object) for name in KEPT}
+    check_seeds(where, kept["seed"], 1 if kept["seeds"] is None else kept["seeds"])
+    return kept
 
 
 def _subject(algorithm: Any, config: dict[str, Any]) -> Any:

@@ -7,7 +7,7 @@ import jax
 
 from pgjax.core.errors import InputError
 from pgjax.core.parts import plain_repr, subject_name
-from pgjax.running.config import entry, from_config, to_config
+from pgjax.running.config import entry, from_config, reading, to_config
 from pgjax.running.population import differing, signature
 from pgjax.running.session import check_count, check_seeds, check_single
 from pgjax.sweeping.search import SEARCHES, Search
@@ -24,6 +24,17 @@ from pgjax.sweeping.space import (
     with_setting,
 )
 
+ARGUMENTS = ("seeds", "mode", "num_samples", "seed", "points")
+"""What a stored sweep holds besides its algorithm, axes and search, and `Kept`."""
+
+
+class Kept(NamedTuple):
+    """How a sweep is trained and kept."""
+
+    episodes: int
+    members_at_once: int | None
+    checkpoint_every: int | None
+
 
 class Group(NamedTuple):
     """Settings that one program trains."""
@@ -32,6 +43,11 @@ class Group(NamedTuple):
     settings: list[int]
     stacked: tuple[bool, ...]
     """Which leaves of the algorithm differ between its members."""
+
+
+ARGUMENTS = ("seeds", "mode", "num_samples", "seed", "points")
+KEPT = ("episodes", "members_at_once", "checkpoint_every")
+"""What a stored sweep holds besides algorithm, axes and search; those of how it is kept come last."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +135,7 @@ def make_plan(
             "base": to_config(algorithm),
             "axes": {name: _axis_to_json(axis) for name, axis in checked.items()},
             "search": _search_to_json(search),
-            "arguments": {"seeds": seeds, "mode": mode, "num_samples": num_samples, "seed": seed, "points": points},
+            "arguments": dict(zip(ARGUMENTS, (seeds, mode, num_samples, seed, points), strict=True)),
             "members": len(chosen) * seeds,
         },
     )
@@ -153,6 +169,7 @@ def _groups(algorithms: list[Any], chosen: list[Setting], axes: dict[str, Any]) 
     return groups
 
 
+@reading("the config of this sweep")
 def arguments_from_json(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The algorithm and the other arguments of the sweep that a config describes.
 
@@ -165,6 +182,9 @@ def arguments_from_json(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     if search and search.get("kind") not in SEARCHES:
         raise InputError(f"this sweep used a search that is not known: {search.get('kind')}")
     found = SEARCHES[search["kind"]](**search["options"]) if search else None
+    unknown = sorted((arguments | kept).keys() - {*ARGUMENTS, *Kept._fields})
+    if unknown:
+        raise InputError(f"the config of this sweep is damaged: {', '.join(unknown)} are no arguments of it")
     values = {name: _axis_from_json(axis) for name, axis in axes.items()}
     return from_config(base), {"search": found} | arguments | kept | values
 

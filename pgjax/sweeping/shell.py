@@ -39,18 +39,10 @@ from pgjax.running.session import (
     stop_signals,
 )
 from pgjax.running.sinks import SweepDisplay, say
-from pgjax.sweeping.plan import Group, Plan, arguments_from_json, make_plan
+from pgjax.sweeping.plan import Group, Kept, Plan, arguments_from_json, make_plan
 from pgjax.sweeping.result import SweepResult
 from pgjax.sweeping.search import Search, curve_mean, ranked_by
 from pgjax.sweeping.space import Mode
-
-
-class Kept(NamedTuple):
-    """How a sweep is trained and kept."""
-
-    episodes: int
-    members_at_once: int | None
-    checkpoint_every: int | None
 
 
 class Batch(NamedTuple):
@@ -225,7 +217,7 @@ class _Sweep:
         sizes = _Sizes(self.directory)
         began = time.perf_counter()
         if where in sizes:
-            size = sizes[where]
+            size = min(sizes[where], len(members) + jax.local_device_count())
             programs = compile_batch(example, group.stacked, size, self.devices, self.kept.episodes)
         else:
             how = self.devices, self.kept.episodes, self.kept.members_at_once
@@ -392,7 +384,10 @@ class _Sizes(dict[str, int]):
 
     def __init__(self, directory: Path | None) -> None:
         self.path = directory and directory / "batches.json"
-        super().__init__(read_json(self.path) if self.path and self.path.exists() else {})
+        found = read_json(self.path) if self.path and self.path.exists() else {}
+        for where, size in found.items():
+            check_count(f"{self.path} is damaged: {where}", size)
+        super().__init__(found)
 
     def __setitem__(self, where: str, size: int) -> None:
         super().__setitem__(where, size)
