@@ -69,8 +69,8 @@ def test_seeds_are_one_curve_with_a_band_and_other_settings_another(tmp_path, mo
     assert [path.suffix for path in written] == [".png", ".svg"]
     assert written[0].read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in written[1].read_bytes()
-    assert lines.keys() == {"ppo on CartPole-v1, gamma=0.9", "ppo on CartPole-v1, gamma=0.5"}
-    steps, mean = lines["ppo on CartPole-v1, gamma=0.9"]
+    assert lines.keys() == {"gamma=0.9", "gamma=0.5"}
+    steps, mean = lines["gamma=0.9"]
     np.testing.assert_array_equal(steps, [64, 96, 128, 160])
     np.testing.assert_array_equal(mean, [3, 4, 5, 6])
     ((low, high),) = bands
@@ -103,7 +103,7 @@ def test_environments_have_panels_and_evaluations_are_dots(tmp_path, monkeypatch
     assert [len(axes.get_lines()) for axes in (first, second)] == [2, 1]
     np.testing.assert_array_equal(first.get_lines()[1].get_xydata(), [[96, 9.5]])
     legends = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in (first, second)]
-    assert legends == [["ppo on CartPole-v1", "evaluated, greedy (lines: training, sampled)"], ["ppo on Acrobot-v1"]]
+    assert legends == [["ppo", "evaluated, greedy (lines: training, sampled)"], ["ppo"]]
     with pytest.raises(pgjax.InputError, match="plot needs at least one run"):
         pgjax.plot()
 

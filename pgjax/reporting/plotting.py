@@ -101,13 +101,12 @@ def _curve(path: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _labels(configs: dict[Path, dict[str, Any]]) -> dict[Path, str]:
-    """One name per config, seeds aside: what it is, and what tells it from the other configs."""
+    """One name per config of a panel, seeds aside: what tells it from the others, or the algorithm if nothing does."""
     flat = {run: _flat(config) for run, config in configs.items()}
     differing = [k for k in next(iter(flat.values())) if len({json.dumps(f.get(k)) for f in flat.values()}) > 1]
-    return {
-        run: ", ".join([" on ".join(reversed(title(configs[run])))] + [f"{k}={flat[run].get(k)}" for k in differing])
-        for run in configs
-    }
+    names = {run: title(config)[1] for run, config in configs.items()}
+    is_named = len({*names.values()}) > 1 or not differing
+    return {run: ", ".join([names[run]] * is_named + [f"{k}={flat[run].get(k)}" for k in differing]) for run in configs}
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
