@@ -3,10 +3,10 @@
     python experiments/kills.py                      # 1,000 kills over all algorithms, populations and sweeps: an hour
     python experiments/kills.py --kills 60 --cases ppo pbt
 
-Every case trains in a process of its own that gets a SIGKILL at a random moment between its start and the time that the
-undisturbed one took. The same call continues it, and is killed again; the first that ends before its kill ends the run,
-which must then equal the undisturbed one in every line of its files and every bit of its final states. Then it begins
-anew, until the case has had its share of the kills.
+Every case trains in a process of its own that gets a SIGKILL at a random moment, from its start to 1.25 times the time
+that the undisturbed one took. The same call continues it, and is killed again; the first that ends before its kill ends
+the run, which must then equal the undisturbed one in every line of its files and every bit of its final states. Then it
+begins anew, until the case has had its share of the kills.
 
 Writes kills.json (also when each kill came, and what it left) and kills.md.
 """
@@ -50,7 +50,8 @@ class Options:
 def in_environment(name: str, **fields: Any) -> Any:
     """A small algorithm on CartPole or Pendulum."""
     cls: Any = algorithm_class(name)
-    env = pgjax.make("Pendulum-v1" if name in ("ddpg", "td3", "sac", "trpo") else "CartPole-v1")
+    limit: Any = {"max_steps_in_episode": 8} if name == "reinforce" else {}  # which needs whole episodes
+    env = pgjax.make("Pendulum-v1" if name in ("ddpg", "td3", "sac", "trpo") else "CartPole-v1", **limit)
     if hasattr(cls, "num_critics"):
         replay: Any = {"critic": pgjax.MLPCritic(hidden=(8,)), "buffer_size": 2000, "warmup": 64, "batch_size": 16}
         squash = name != "discrete-sac"
@@ -86,6 +87,8 @@ def over_tokens(name: str, base: Path) -> Any:
     return cls(model, kinds.get(name, alignment.PREFERENCES).make("grammar", examples=64), warmup=2, **steps)
 
 
+LONGEST = 1.25
+"""Of the undisturbed time, which a kill waits for at most."""
 EVERY = ITERATIONS // 20
 ENVIRONMENTS = ("reinforce", "vpg", "a2c", "npg", "trpo", "ppo", "ddpg", "td3", "sac", "discrete-sac")
 TOKENS = ("lm", "sft", "reward-model", "rlhf", "dpo", "kto", "grpo", "rloo", "online-dpo")
@@ -168,7 +171,7 @@ def case_of_kills(case: str, kills: int, at: Path, base: Path, seed: int) -> dic
         run = at / case / "killed"
         shutil.rmtree(run, ignore_errors=True)
         while True:
-            moment = rng.uniform(0.0, seconds)
+            moment = rng.uniform(0.0, LONGEST * seconds)
             child = start(case, run, base)
             try:
                 _, shown = child.communicate(timeout=moment)
