@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from pgjax.core.hyperparameters import Scalar as Scalar
     from pgjax.core.hyperparameters import field as field
     from pgjax.core.hyperparameters import pytree as pytree
-    from pgjax.environments.gymnax import make as make
     from pgjax.environments.gymnax import register as register
     from pgjax.environments.gymnax import registered_envs as registered_envs
+    from pgjax.environments.registry import make as make
     from pgjax.learning import losses as losses
     from pgjax.learning import returns as returns
     from pgjax.learning.evaluation import Evaluation as Evaluation
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from pgjax.sweeping.space import uniform as uniform
 
 _EXPORTS = {
-    "make": "environments.gymnax",
+    "make": "environments.registry",
     "register": "environments.gymnax",
     "registered_envs": "environments.gymnax",
     "register_algorithm": "algorithms",

@@ -140,7 +140,7 @@ def test_what_cannot_be_looked_at_is_refused(capsys, run, tmp_path):
 
 def test_listings(capsys):
     _, out, _ = run_cli(capsys, "envs")
-    assert [line.split()[0] for line in out.splitlines()[1:]] == list(CATALOG)
+    assert [line.split()[0] for line in out.split("\n\n")[0].splitlines()[1:]] == list(CATALOG)
     _, out, _ = run_cli(capsys, "algorithms")
     assert [line.split()[0] for line in out.splitlines()] == list(ALGORITHMS)
 

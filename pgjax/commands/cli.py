@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib
+import importlib.util
 import json
 import os
 import secrets
@@ -33,7 +34,7 @@ from pgjax.commands.flags import (
     subject,
 )
 from pgjax.core.errors import InputError, Interrupted, nearest
-from pgjax.environments.catalog import CATALOG
+from pgjax.environments.catalog import CATALOG, SUITE_MODULES
 from pgjax.running.directory import holds_sweep, last_rows, read_config, read_json, read_rows, status, title
 from pgjax.running.presets import preset
 
@@ -49,7 +50,7 @@ usage: pgjax COMMAND ...
   pgjax plot RUN ... [--out PATH]          learning curves of runs, as PNG and SVG
   pgjax render RUN [--out PATH]            episodes of a run as a GIF or MP4
   pgjax generate RUN --prompt TEXT         completions by a language model, of a run or a Hugging Face folder
-  pgjax envs                               the environments
+  pgjax envs [SUITE]                       the environments, or those of another suite
   pgjax algorithms                         the algorithms
   pgjax --version
 
@@ -161,11 +162,23 @@ def _algorithms(arguments: list[str]) -> None:
 
 
 def _envs(arguments: list[str]) -> None:
+    if arguments and arguments[0] in SUITE_MODULES:
+        _no_arguments(f"envs {arguments[0]}", arguments[1:])
+        from pgjax.environments.suites import names_of
+
+        for name in names_of(arguments[0]):
+            print(" ".join([f"{name:50}", *(each for each in ALGORITHMS if preset(each, name))]).rstrip())
+        return
     _no_arguments("envs", arguments)
     print(f"{'environment':26} {'observation':14} {'actions':12} tuned presets")
     for env_id, (shape, actions) in CATALOG.items():
         tuned = [name for name in ALGORITHMS if preset(name, env_id)]
         print(f"{env_id:26} {'x'.join(map(str, shape)):14} {actions:12} {' '.join(tuned)}".rstrip())
+    print("\nand of other suites, as SUITE:NAME:")
+    for suite, module in SUITE_MODULES.items():
+        there = importlib.util.find_spec(module) is not None
+        how = f"pgjax envs {suite}" if there else f"pip install 'pgjax[{suite}]'"
+        print(f"{suite:26} {how}")
 
 
 def _asks_for_help(arguments: list[str]) -> bool:

@@ -1,6 +1,14 @@
-"""What `pgjax envs` shows: every gymnax id with its observation shape and its actions, without importing gymnax.
+"""What `pgjax envs` shows without importing any of it: every gymnax id with its observation shape and its actions, and
+the other suites. A test compares the table with gymnax."""
 
-A test compares this table with gymnax."""
+SUITE_MODULES = {
+    "playground": "mujoco_playground",
+    "brax": "brax",
+    "navix": "navix",
+    "craftax": "craftax",
+    "jumanji": "jumanji",
+}
+"""Suite -> what has to be installed for it, by the extra of that name."""
 
 CATALOG: dict[str, tuple[tuple[int, ...], str]] = {
     "CartPole-v1": ((4,), "2 choices"),

@@ -1,10 +1,30 @@
-"""The environments as a kind of part: by gymnax id, with parameters and constructor arguments as options."""
+"""`make`, and the environments as a kind of part: by id, with parameters and constructor arguments as options."""
 
 import dataclasses
 from typing import Any
 
 from pgjax.core.parts import Description, dataclass_options, from_json, to_json
-from pgjax.environments.gymnax import GymnaxEnvironment, make, option_names, with_options
+from pgjax.environments import gymnax
+from pgjax.environments.base import Environment
+from pgjax.environments.gymnax import GymnaxEnvironment, option_names, with_options
+from pgjax.environments.suites import SuiteEnvironment, make_of_suite
+
+
+def make(env: Any, **options: Any) -> Environment:
+    """A gymnax environment by id, one of another suite by `suite:name`, or any gymnax-style environment object
+    (six-value step), behind our interface.
+
+    `options` override the environment's parameters (`length=1.0`) or its constructor's arguments (`num_bits=3`); of
+    another suite they are what the suite's class in `environments/suites.py` says.
+
+    Raises:
+        InputError: an unknown id (with the nearest ones), an unknown option (with those there are) or one that follows
+            from others, an environment that does not keep to the interface, one whose data cannot be had, or of a suite
+            that is not installed.
+    """
+    if isinstance(env, str) and ":" in env:
+        return make_of_suite(env, **options)
+    return gymnax.make(env, **options)
 
 
 class Environments:
@@ -18,6 +38,8 @@ class Environments:
 
     def describe(self, part: Any) -> Description | None:
         """Its id with its constructor's arguments and its parameters; None where it has no id."""
+        if isinstance(part, SuiteEnvironment):
+            return {"name": part.id, "options": dict(part.options)}
         if not isinstance(part, GymnaxEnvironment) or part.id is None:
             return None
         params = {f.name: to_json(getattr(part.params, f.name)) for f in dataclasses.fields(part.params)}
@@ -27,10 +49,14 @@ class Environments:
         """A copy with other parameters or constructor arguments; of somebody's own, with other fields."""
         if isinstance(part, GymnaxEnvironment):
             return with_options(part, **options)
+        if isinstance(part, SuiteEnvironment):
+            return make_of_suite(part.id, **(dict(part.options) | options))
         return dataclasses.replace(part, **options)
 
     def options(self, part: Any) -> dict[str, bool]:
         """Parameters and constructor arguments; of somebody's own environment, its fields."""
+        if isinstance(part, SuiteEnvironment):
+            return dict.fromkeys(dict(part.options), False)
         return option_names(part) if isinstance(part, GymnaxEnvironment) else dataclass_options(part)
 
     def declaration(self, name: str) -> type | None:

@@ -103,11 +103,7 @@ def rollout(
         done = successor.terminated | successor.truncated
         seen = Step(state.obs, state.reset, output, action, log_prob, successor.reward, *ends, successor.obs, memory)
         episode = state.episode_return + successor.reward, state.episode_length + 1
-        env_state, obs = jax.tree.map(
-            lambda new, old: jnp.where(done.reshape(-1, *(1,) * (old.ndim - 1)), new, old),
-            start(starts),
-            (successor.state, successor.obs),
-        )
+        env_state, obs = start(starts, done, (successor.state, successor.obs))
         under_way = (jnp.where(done, jnp.zeros_like(x), x) for x in episode)
         return RolloutState(env_state, obs, done, memory, *under_way), (record(seen), (done, *episode))
 
@@ -145,18 +141,27 @@ def cut_value(actor: Actor, step: Step) -> Float[Array, "B"]:
 
 def _draws(
     env: Environment, actor: Actor, state: RolloutState, key: Key, num_steps: int
-) -> tuple[Any, Key, Any, Callable[[Any], Any]]:
-    """The randomness of all steps, `[T, B, ...]`: of actions, environments and new episodes, and what makes the last
-    into starts of episodes."""
+) -> tuple[Any, Key, Any, Callable[[Any, Array, Any], Any]]:
+    """The randomness of all steps, `[T, B, ...]`: of actions, environments and new episodes, and what starts the last
+    where episodes are done."""
     shape = num_steps, state.reset.shape[0]
     action_key, env_key, start_key = jax.random.split(key, 3)
     policy = jax.eval_shape(actor.act, state.memory, state.obs, state.reset)[1].distribution
     noise = policy.noise(action_key, (num_steps,))
     env_keys, start_keys = jax.random.split(env_key, shape), jax.random.split(start_key, shape)
-    start = jax.vmap(env.reset)
-    if _bytes(jax.eval_shape(env.reset, key)) > BULK_BYTES:
+    reset = jax.vmap(env.reset)
+    if not getattr(env, "draws_in_bulk", True) or _bytes(jax.eval_shape(env.reset, key)) > BULK_BYTES:
+
+        def start(keys: Key, done: Array, old: Any) -> Any:
+            return jax.lax.cond(jnp.any(done), lambda: _started(done, reset(keys), old), lambda: old)
+
         return noise, env_keys, start_keys, start
-    return noise, env_keys, jax.vmap(start)(start_keys), lambda starts: starts
+    return noise, env_keys, jax.vmap(reset)(start_keys), lambda starts, done, old: _started(done, starts, old)
+
+
+def _started(done: Bool[Array, "B"], new: Any, old: Any) -> Any:
+    """New episodes where the old ones are done."""
+    return jax.tree.map(lambda x, y: jnp.where(done.reshape(-1, *(1,) * (y.ndim - 1)), x, y), new, old)
 
 
 def _bytes(tree: Any) -> int:
