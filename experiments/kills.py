@@ -181,11 +181,9 @@ def case_of_kills(case: str, kills: int, at: Path, base: Path, seed: int) -> dic
                 kept = sorted(int(p.name) for p in run.glob("checkpoints/*") if p.name.isdigit())
                 found["kills"].append({"second": moment, "newest_checkpoint": kept[-1] if kept else 0})
                 continue
-            if child.returncode:
-                found["wrong"].append(shown.strip().splitlines()[-1])
             break
         found["runs"] += 1
-        found["wrong"] += same(whole, run)
+        found["wrong"] += [shown] if child.returncode else same(whole, run)
     shutil.rmtree(at / case)
     print(case, len(found["kills"]), "kills", found["runs"], "runs", found["wrong"] or "nothing wrong", flush=True)
     return found

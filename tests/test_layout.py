@@ -11,7 +11,7 @@ import pgjax
 PACKAGE = Path(pgjax.__file__).parent
 FILES = {
     "core": ["errors", "cores", "own", "text", "hyperparameters", "metrics", "algorithm", "parts", "devices"],
-    "environments": ["base", "catalog", "gymnax", "suites", "probes", "registry"],
+    "environments": ["base", "catalog", "gymnax", "suite", "suites", "host", "probes", "registry"],
     "networks": [
         "distributions",
         "network",

@@ -6,6 +6,7 @@ import json
 import re
 
 import chex
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +14,9 @@ import pytest
 
 import pgjax
 from pgjax.commands import cli
-from pgjax.environments import suites
-from pgjax.environments.base import Box, Discrete
+from pgjax.environments import host
+from pgjax.environments.base import Box, Discrete, restart
+from pgjax.environments.catalog import SUITE_MODULES
 from pgjax.learning.rollout import initial_rollout, transitions
 from pgjax.running.config import from_config, to_config
 
@@ -150,7 +152,7 @@ def test_new_episodes_are_the_same_whether_they_are_drawn_in_bulk(cartpole, tiny
     start = initial_rollout(algorithm.env, actor, jax.random.key(1), 4)
     collect = functools.partial(transitions, algorithm.env, actor, start, jax.random.key(2), 8)
     drawn = jax.jit(lambda: collect())()
-    monkeypatch.setattr(type(algorithm.env), "draws_in_bulk", False, raising=False)
+    monkeypatch.setattr(type(algorithm.env), "restart", restart, raising=False)
     chex.assert_trees_all_equal(jax.jit(lambda: collect())(), drawn)
 
 
@@ -183,7 +185,7 @@ def test_what_is_not_there_is_refused(env_id, options, message):
 
 
 def test_a_suite_that_is_not_installed_is_named_with_its_extra(monkeypatch, capsys):
-    monkeypatch.setitem(suites.SUITE_MODULES, "navix", "navix_of_nobody")
+    monkeypatch.setitem(SUITE_MODULES, "navix", "navix_of_nobody")
     with pytest.raises(pgjax.InputError, match=r"needs navix_of_nobody: pip install 'pgjax\[navix\]'"):
         pgjax.make("navix:Navix-Empty-5x5-v0")
     assert cli.main(["envs"]) == 0
@@ -192,3 +194,67 @@ def test_a_suite_that_is_not_installed_is_named_with_its_extra(monkeypatch, caps
     assert re.search(r"^jumanji +pgjax envs jumanji$", out, re.M)
     assert cli.main(["envs", "jumanji"]) == 0
     assert "jumanji:Snake-v1" in capsys.readouterr().out
+
+
+# Environments that are not JAX
+
+
+def test_steps_of_the_host_are_gymnasiums_and_time_limits_cut():
+    env = pgjax.make("gymnasium:CartPole-v1", max_episode_steps=12)
+    keys = jax.random.split(jax.random.key(0), 3)
+    state, first = jax.jit(jax.vmap(env.reset))(keys)
+    own = [gymnasium.make("CartPole-v1", max_episode_steps=12) for _ in keys]
+    obs = [
+        each.reset(seed=int.from_bytes(np.asarray(s).tobytes(), "little"))[0]
+        for each, s in zip(own, state.seed, strict=True)
+    ]
+    np.testing.assert_allclose(first, obs)
+    step, ends = jax.jit(jax.vmap(env.step)), np.zeros(3, bool)
+    for t in range(12):
+        action = jnp.array([0, 1, t % 2])  # the first two fall over, the last is cut
+        taken = step(keys, state, action)
+        again = step(keys, state, action)
+        for i, each in enumerate(own):
+            if not ends[i]:
+                obs, reward, terminated, truncated, _ = each.step(int(action[i]))
+                np.testing.assert_allclose(taken.obs[i], obs, rtol=1e-6)
+                assert (float(taken.reward[i]), bool(taken.terminated[i])) == (reward, terminated)
+                assert bool(taken.truncated[i]) == truncated
+                ends[i] = terminated or truncated
+                if not ends[i]:
+                    np.testing.assert_array_equal(again.obs[i], taken.obs[i])
+        state = taken.state
+    assert ends.all()
+    assert bool(taken.truncated[2])
+
+
+def test_a_run_on_the_host_is_the_same_again_and_goes_on(tiny_ppo, tmp_path):
+    algorithm = tiny_ppo(pgjax.make("gymnasium:Pendulum-v1", max_episode_steps=5))
+    one, two = (pgjax.run(algorithm, progress=False) for _ in range(2))
+    chex.assert_trees_all_equal(one.state.params, two.state.params)
+    assert one.metrics["length_mean"].tolist() == [5.0] * 6
+    pgjax.run(dataclasses.replace(algorithm, total_steps=96), directory=tmp_path, episodes=2, progress=False)
+    algorithm.env.env.under_way.clear()  # another process
+    longer = pgjax.resume(tmp_path, total_steps=192, progress=False)
+    assert int(longer.state.iteration) == 6
+    assert np.isfinite(longer.metrics["return_mean"]).all()
+
+
+def test_the_host_flattens_spaces_and_maps_actions_onto_bounds():
+    env = pgjax.make("gymnasium:Pendulum-v1").env
+    assert env._received(np.array([-1.0])) == -2.0
+    assert env._received(np.array([0.5])) == 1.0
+    assert pgjax.make("gymnasium:FrozenLake-v1").observation_space == Box((16,))
+    with pytest.raises(
+        pgjax.InputError, match=r"gymnasium:CartPol-v1' is not a known environment: did you mean CartPole"
+    ):
+        pgjax.make("gymnasium:CartPol-v1")
+
+
+def test_episodes_that_nobody_ends_are_forgotten(monkeypatch):
+    monkeypatch.setattr(host, "MOST_EPISODES", 4)
+    env = pgjax.make("gymnasium:CartPole-v1", max_episode_steps=3)
+    state, _ = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 6))
+    assert len(env.env.under_way) == 4
+    taken = jax.vmap(env.step)(jax.random.split(jax.random.key(0), 6), state, jnp.zeros(6, int))
+    assert taken.truncated.tolist() == [True, True, False, False, False, False]

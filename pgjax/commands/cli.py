@@ -164,7 +164,7 @@ def _algorithms(arguments: list[str]) -> None:
 def _envs(arguments: list[str]) -> None:
     if arguments and arguments[0] in SUITE_MODULES:
         _no_arguments(f"envs {arguments[0]}", arguments[1:])
-        from pgjax.environments.suites import names_of
+        from pgjax.environments.registry import names_of
 
         for name in names_of(arguments[0]):
             print(" ".join([f"{name:50}", *(each for each in ALGORITHMS if preset(each, name))]).rstrip())

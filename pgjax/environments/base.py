@@ -7,6 +7,7 @@ one instance; `jax.vmap` makes the batch. Observations are float arrays of a fix
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 
 from pgjax.core.algorithm import Key
 
@@ -83,3 +84,16 @@ class Environment(Protocol):
     def received(self, action: jax.Array) -> jax.Array:
         """What `step` makes of a policy's action before acting on it: within the bounds of the environment."""
         ...
+
+
+def restart(env: Environment, keys: Key, done: jax.Array, old: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+    """New episodes `[B]` where the old (state, obs) are done; nothing is computed in a step in which none is.
+
+    An environment with a method of that name starts its episodes itself.
+    """
+    return jax.lax.cond(jnp.any(done), lambda: where_done(done, jax.vmap(env.reset)(keys), old), lambda: old)
+
+
+def where_done(done: jax.Array, new: Any, old: Any) -> Any:
+    """Each of `new` where it is done `[B]`, else of `old`."""
+    return jax.tree.map(lambda x, y: jnp.where(done.reshape(-1, *(1,) * (y.ndim - 1)), x, y), new, old)

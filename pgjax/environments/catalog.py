@@ -7,6 +7,7 @@ SUITE_MODULES = {
     "navix": "navix",
     "craftax": "craftax",
     "jumanji": "jumanji",
+    "gymnasium": "gymnasium",
 }
 """Suite -> what has to be installed for it, by the extra of that name."""
 

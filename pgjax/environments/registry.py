@@ -1,13 +1,18 @@
 """`make`, and the environments as a kind of part: by id, with parameters and constructor arguments as options."""
 
 import dataclasses
+import importlib.util
 from typing import Any
 
+from pgjax.core.errors import InputError, nearest
 from pgjax.core.parts import Description, dataclass_options, from_json, to_json
 from pgjax.environments import gymnax
 from pgjax.environments.base import Environment
+from pgjax.environments.catalog import SUITE_MODULES
 from pgjax.environments.gymnax import GymnaxEnvironment, option_names, with_options
-from pgjax.environments.suites import SuiteEnvironment, make_of_suite
+from pgjax.environments.host import Gymnasium
+from pgjax.environments.suite import SuiteEnvironment, loaded
+from pgjax.environments.suites import Brax, Craftax, Jumanji, Navix, Playground
 
 
 def make(env: Any, **options: Any) -> Environment:
@@ -25,6 +30,53 @@ def make(env: Any, **options: Any) -> Environment:
     if isinstance(env, str) and ":" in env:
         return make_of_suite(env, **options)
     return gymnax.make(env, **options)
+
+
+SUITES: dict[str, type[SuiteEnvironment]] = {
+    "playground": Playground,
+    "brax": Brax,
+    "navix": Navix,
+    "craftax": Craftax,
+    "jumanji": Jumanji,
+    "gymnasium": Gymnasium,
+}
+
+
+def make_of_suite(env_id: str, **options: Any) -> SuiteEnvironment:
+    """`suite:name`, with options as the suite's class says.
+
+    Raises:
+        InputError: the suite or the name is not known (with the nearest ones), the suite is not installed, or an option
+            is not accepted.
+    """
+    cls: Any = _suite(env_id)
+    name = env_id.partition(":")[2]
+    if name not in cls.names():
+        raise InputError(f"env = {env_id!r} is not a known environment: {nearest(name, cls.names())}")
+    kept = tuple(sorted((option, _hashable(value)) for option, value in options.items()))
+    return cls(env_id, kept, *cls.describe(loaded(cls, env_id, kept)))
+
+
+def names_of(suite: str) -> list[str]:
+    """The ids of a suite.
+
+    Raises:
+        InputError: it is not known, or not installed.
+    """
+    return [f"{suite}:{name}" for name in _suite(f"{suite}:").names()]
+
+
+def _suite(env_id: str) -> type[SuiteEnvironment]:
+    suite = env_id.partition(":")[0]
+    if suite not in SUITES:
+        raise InputError(f"env = {env_id!r} is of no known suite: {nearest(suite, SUITES)}")
+    if importlib.util.find_spec(SUITE_MODULES[suite]) is None:
+        raise InputError(f"env = {env_id!r} needs {SUITE_MODULES[suite]}: pip install 'pgjax[{suite}]'")
+    return SUITES[suite]
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
 
 
 class Environments:

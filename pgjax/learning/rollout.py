@@ -1,5 +1,6 @@
 """Collecting experience: one scan over time of a batch of environments."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -12,7 +13,7 @@ from pgjax.core.algorithm import Key, Metrics
 from pgjax.core.devices import each_on_its_own, everywhere
 from pgjax.core.metrics import Count, Greatest, Least, Mean
 from pgjax.core.text import shows_briefly
-from pgjax.environments.base import Environment
+from pgjax.environments.base import Environment, restart, where_done
 from pgjax.learning.acting import Actor
 from pgjax.networks.network import Memory, Output
 
@@ -149,19 +150,11 @@ def _draws(
     policy = jax.eval_shape(actor.act, state.memory, state.obs, state.reset)[1].distribution
     noise = policy.noise(action_key, (num_steps,))
     env_keys, start_keys = jax.random.split(env_key, shape), jax.random.split(start_key, shape)
-    reset = jax.vmap(env.reset)
-    if not getattr(env, "draws_in_bulk", True) or _bytes(jax.eval_shape(env.reset, key)) > BULK_BYTES:
-
-        def start(keys: Key, done: Array, old: Any) -> Any:
-            return jax.lax.cond(jnp.any(done), lambda: _started(done, reset(keys), old), lambda: old)
-
-        return noise, env_keys, start_keys, start
-    return noise, env_keys, jax.vmap(reset)(start_keys), lambda starts, done, old: _started(done, starts, old)
-
-
-def _started(done: Bool[Array, "B"], new: Any, old: Any) -> Any:
-    """New episodes where the old ones are done."""
-    return jax.tree.map(lambda x, y: jnp.where(done.reshape(-1, *(1,) * (y.ndim - 1)), x, y), new, old)
+    if hasattr(env, "restart"):
+        return noise, env_keys, start_keys, env.restart
+    if _bytes(jax.eval_shape(env.reset, key)) > BULK_BYTES:
+        return noise, env_keys, start_keys, functools.partial(restart, env)
+    return noise, env_keys, jax.vmap(jax.vmap(env.reset))(start_keys), lambda starts, *x: where_done(x[0], starts, x[1])
 
 
 def _bytes(tree: Any) -> int:
