@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pgjax.core.hyperparameters import Scalar as Scalar
     from pgjax.core.hyperparameters import field as field
     from pgjax.core.hyperparameters import pytree as pytree
+    from pgjax.environments import wrappers as wrappers
     from pgjax.environments.gymnax import register as register
     from pgjax.environments.gymnax import registered_envs as registered_envs
     from pgjax.environments.registry import make as make
@@ -119,7 +120,12 @@ _EXPORTS = {
     "InputError": "core.errors",
     "Interrupted": "core.errors",
 }
-_MODULES = {"returns": "learning.returns", "losses": "learning.losses", "alignment": "alignment"}
+_MODULES = {
+    "wrappers": "environments.wrappers",
+    "returns": "learning.returns",
+    "losses": "learning.losses",
+    "alignment": "alignment",
+}
 __all__ = [*_EXPORTS, *_MODULES]
 
 

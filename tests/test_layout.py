@@ -11,7 +11,7 @@ import pgjax
 PACKAGE = Path(pgjax.__file__).parent
 FILES = {
     "core": ["errors", "cores", "own", "text", "hyperparameters", "metrics", "algorithm", "parts", "devices"],
-    "environments": ["base", "catalog", "gymnax", "suite", "suites", "host", "probes", "registry"],
+    "environments": ["base", "catalog", "gymnax", "suite", "suites", "host", "wrappers", "probes", "registry"],
     "networks": [
         "distributions",
         "network",
@@ -104,7 +104,7 @@ def test_docstrings_give_the_reading_order():
 
 
 def test_no_module_has_the_name_of_a_public_function():
-    public = {name for name in pgjax.__all__ if not name[0].isupper()} - {"returns", "losses", "alignment"}
+    public = {name for name in pgjax.__all__ if not name[0].isupper()} - {"returns", "losses", "alignment", "wrappers"}
     assert not public & {*FILES, *(file for files in FILES.values() for file in files)}
 
 

@@ -555,3 +555,19 @@ def test_one_damaged_run_does_not_hide_the_others(undisturbed, tmp_path, capsys)
         if name.startswith("config"):
             with pytest.raises(pgjax.InputError, match="is damaged"):
                 pgjax.load(tmp_path / name)
+
+
+def test_an_evaluation_is_written_when_the_checkpoint_before_it_is_complete(tiny, tmp_path, monkeypatch):
+    """A run that is killed in between must be able to go on: two evaluations without any checkpoint are refused."""
+    monkeypatch.setattr(run_module, "CHUNK_SECONDS", 0.0)
+    write, complete = JsonLines.write, []
+
+    def looked_at(self, rows):
+        if self.path.name == "evaluations.jsonl":
+            before = rows[0]["iteration"] - 1
+            complete.append(before == 0 or (tmp_path / "run" / "checkpoints" / str(before)).is_dir())
+        write(self, rows)
+
+    monkeypatch.setattr(JsonLines, "write", looked_at)
+    pgjax.run(tiny, directory=tmp_path / "run", checkpoint_every=1, episodes=4, progress=False)
+    assert complete == [True] * 6

@@ -4,6 +4,8 @@ An environment is a pytree whose leaves are its physical parameters, so physics 
 one instance; `jax.vmap` makes the batch. Observations are float arrays of a fixed shape.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -92,6 +94,11 @@ def restart(env: Environment, keys: Key, done: jax.Array, old: tuple[Any, jax.Ar
     An environment with a method of that name starts its episodes itself.
     """
     return jax.lax.cond(jnp.any(done), lambda: where_done(done, jax.vmap(env.reset)(keys), old), lambda: old)
+
+
+def starts(env: Environment) -> Callable[[Key, jax.Array, tuple[Any, jax.Array]], tuple[Any, jax.Array]]:
+    """How `env` starts episodes in a loop: its own `restart`, or the one above."""
+    return getattr(env, "restart", functools.partial(restart, env))
 
 
 def where_done(done: jax.Array, new: Any, old: Any) -> Any:

@@ -13,6 +13,7 @@ from pgjax.environments.gymnax import GymnaxEnvironment, option_names, with_opti
 from pgjax.environments.host import Gymnasium
 from pgjax.environments.suite import SuiteEnvironment, loaded
 from pgjax.environments.suites import Brax, Craftax, Jumanji, Navix, Playground
+from pgjax.environments.wrappers import WRAPPERS, Wrapper, own_options
 
 
 def make(env: Any, **options: Any) -> Environment:
@@ -85,13 +86,22 @@ class Environments:
     sentence = "environment id; pgjax envs lists them"
 
     def make(self, name: str, **options: Any) -> Any:
-        """`pgjax.make(name, **options)`."""
+        """`pgjax.make(name, **options)`, or a wrapper of `env`, which is described like a part."""
+        if name in WRAPPERS:
+            inner, own = options["env"], {key: from_json(value) for key, value in options.items() if key != "env"}
+            return WRAPPERS[name](self.make(inner["name"], **inner["options"]), **own)
         return make(name, **{option: from_json(value) for option, value in options.items()})
 
     def describe(self, part: Any) -> Description | None:
         """Its id with its constructor's arguments and its parameters; None where it has no id."""
         if isinstance(part, SuiteEnvironment):
             return {"name": part.id, "options": dict(part.options)}
+        if isinstance(part, Wrapper):
+            inner, names = self.describe(part.env), {cls: name for name, cls in WRAPPERS.items()}
+            if inner is None or type(part) not in names:
+                return None
+            own = {name: to_json(value) for name, value in own_options(part).items()}
+            return {"name": names[type(part)], "options": {"env": inner} | own}
         if not isinstance(part, GymnaxEnvironment) or part.id is None:
             return None
         params = {f.name: to_json(getattr(part.params, f.name)) for f in dataclasses.fields(part.params)}
@@ -103,12 +113,19 @@ class Environments:
             return with_options(part, **options)
         if isinstance(part, SuiteEnvironment):
             return make_of_suite(part.id, **(dict(part.options) | options))
+        if isinstance(part, Wrapper):
+            own = {name: value for name, value in options.items() if name in own_options(part)}
+            inner = {name: value for name, value in options.items() if name not in own}
+            env = self.with_options(part.env, **inner) if inner else part.env
+            return dataclasses.replace(part, env=env, **own)
         return dataclasses.replace(part, **options)
 
     def options(self, part: Any) -> dict[str, bool]:
         """Parameters and constructor arguments; of somebody's own environment, its fields."""
         if isinstance(part, SuiteEnvironment):
             return dict.fromkeys(dict(part.options), False)
+        if isinstance(part, Wrapper):
+            return self.options(part.env) | {k: v for k, v in dataclass_options(part).items() if k != "env"}
         return option_names(part) if isinstance(part, GymnaxEnvironment) else dataclass_options(part)
 
     def declaration(self, name: str) -> type | None:

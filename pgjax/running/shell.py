@@ -465,6 +465,8 @@ class _Training:
     def _evaluate(self, done: int) -> float:
         """Write the scores of exactly this state; the mean of the one that ranks."""
         scores = jax.device_get(self.programs.evaluate(self.subject, self.state))
+        if self.checkpoints:
+            self.checkpoints.wait()  # that of the row before, as who goes on expects
         row = {"iteration": done, "steps": done * self.iteration_steps}
         self.evaluations.write([row | {name: x.tolist() for name, x in scores.items()}])
         return float(np.mean(scores[self.score[0]]))
