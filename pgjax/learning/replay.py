@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pgjax.core.algorithm import Key
+from pgjax.core.devices import total_bytes
 from pgjax.core.hyperparameters import Scalar
 from pgjax.environments.base import Discrete, Environment
 
@@ -50,8 +51,7 @@ def example(env: Environment) -> Experience:
 
 def replay_bytes(env: Environment, size: int) -> int:
     """What `size` transitions take."""
-    stored = jax.eval_shape(lambda: example(env))
-    return size * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(stored))
+    return size * total_bytes(jax.eval_shape(lambda: example(env)))
 
 
 class Replay(NamedTuple):

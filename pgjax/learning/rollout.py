@@ -1,6 +1,5 @@
 """Collecting experience: one scan over time of a batch of environments."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pgjax.core.algorithm import Key, Metrics
-from pgjax.core.devices import each_on_its_own, everywhere
+from pgjax.core.devices import each_on_its_own, everywhere, total_bytes
 from pgjax.core.metrics import Count, Greatest, Least, Mean
 from pgjax.core.text import shows_briefly
 from pgjax.environments.base import Environment, starts, where_done
@@ -149,13 +148,9 @@ def _draws(
     policy = jax.eval_shape(actor.act, state.memory, state.obs, state.reset)[1].distribution
     noise = policy.noise(action_key, (num_steps,))
     env_keys, start_keys = jax.random.split(env_key, shape), jax.random.split(start_key, shape)
-    if hasattr(env, "restart") or _bytes(jax.eval_shape(env.reset, key)) > BULK_BYTES:
+    if hasattr(env, "restart") or total_bytes(jax.eval_shape(env.reset, key)) > BULK_BYTES:
         return noise, env_keys, start_keys, starts(env)
     return noise, env_keys, jax.vmap(jax.vmap(env.reset))(start_keys), lambda starts, *x: where_done(x[0], starts, x[1])
-
-
-def _bytes(tree: Any) -> int:
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _episode_metrics(

@@ -45,11 +45,6 @@ class Group(NamedTuple):
     """Which leaves of the algorithm differ between its members."""
 
 
-ARGUMENTS = ("seeds", "mode", "num_samples", "seed", "points")
-KEPT = ("episodes", "members_at_once", "checkpoint_every")
-"""What a stored sweep holds besides algorithm, axes and search; those of how it is kept come last."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Everything a sweep will do, known before anything compiles."""
