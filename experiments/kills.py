@@ -6,7 +6,7 @@
 Every case trains in a process of its own that gets a SIGKILL at a random moment, from its start to 1.25 times the time
 that the undisturbed one took. The same call continues it, and is killed again; the first that ends before its kill ends
 the run, which must then equal the undisturbed one in every line of its files and every bit of its final states. Then it
-begins anew, until the case has had its share of the kills.
+begins anew, until the case has had its share of the kills; what is under way then comes to its end.
 
 Writes kills.json (also when each kill came, and what it left) and kills.md.
 """
@@ -171,7 +171,7 @@ def case_of_kills(case: str, kills: int, at: Path, base: Path, seed: int) -> dic
         run = at / case / "killed"
         shutil.rmtree(run, ignore_errors=True)
         while True:
-            moment = rng.uniform(0.0, LONGEST * seconds)
+            moment = rng.uniform(0.0, LONGEST * seconds) if len(found["kills"]) < kills else None
             child = start(case, run, base)
             try:
                 _, shown = child.communicate(timeout=moment)
