@@ -157,6 +157,7 @@ def plot(options: Options, found: dict[str, dict[str, Any]]) -> None:
                 style = {"color": "black" if name == "ppo" else f"C{i}", "linewidth": 1}
                 draw_band(panel, steps[known], Band(*(x[known] for x in curves)), name, **style)
         panel.set(title=env_id, xlabel="env steps", ylabel="return in training")
+        panel.xaxis.set_major_formatter(pyplot().matplotlib.ticker.EngFormatter(sep=""))
         panel.legend(frameon=False, fontsize=8)
     figure.savefig(options.out / "off_policy_learning.png", dpi=100)
 
