@@ -8,7 +8,7 @@ that the undisturbed one took. The same call continues it, and is killed again; 
 the run, which must then equal the undisturbed one in every line of its files and every bit of its final states. Then it
 begins anew, until the case has had its share of the kills; what is under way then comes to its end.
 
-Writes kills.json (also when each kill came, and what it left) and kills.md.
+Writes kills.json (also when each kill came, and what it left) and kills.md, anew after each case.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +34,7 @@ import pgjax
 from pgjax import alignment
 from pgjax.algorithms import algorithm_class
 
-ITERATIONS = 1500
+ITERATIONS = 600
 SEEDS = 4
 
 
@@ -105,15 +105,15 @@ def swept(directory: Path, search: Any = None, members_at_once: int | None = Non
 
 
 CASES: dict[str, Callable[[Path, Path], None]] = {
-    **{name: lambda run, base, name=name: trained(in_environment(name), run) for name in ENVIRONMENTS},
-    "ppo-gru": lambda run, base: trained(in_environment("ppo", network=pgjax.GRU(hidden=(8,), memory_size=8)), run),
-    **{name: lambda run, base, name=name: trained(over_tokens(name, base), run) for name in TOKENS},
     "ppo-seeds": lambda run, base: trained(in_environment("ppo"), run, SEEDS),
     "sac-seeds": lambda run, base: trained(in_environment("sac"), run, SEEDS),
     "sweep": lambda run, base: swept(run),
     "batches": lambda run, base: swept(run, members_at_once=4),
     "pbt": lambda run, base: swept(run, pgjax.PBT(every=5)),
     "halving": lambda run, base: swept(run, pgjax.SuccessiveHalving(eta=2, rungs=3)),
+    **{name: lambda run, base, name=name: trained(in_environment(name), run) for name in ENVIRONMENTS},
+    "ppo-gru": lambda run, base: trained(in_environment("ppo", network=pgjax.GRU(hidden=(8,), memory_size=8)), run),
+    **{name: lambda run, base, name=name: trained(over_tokens(name, base), run) for name in TOKENS},
 }
 
 
@@ -185,7 +185,6 @@ def case_of_kills(case: str, kills: int, at: Path, base: Path, seed: int) -> dic
         found["runs"] += 1
         found["wrong"] += [shown] if child.returncode else same(whole, run)
     shutil.rmtree(at / case)
-    print(case, len(found["kills"]), "kills", found["runs"], "runs", found["wrong"] or "nothing wrong", flush=True)
     return found
 
 
@@ -195,7 +194,17 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as at, ThreadPoolExecutor(options.at_once) as pool:
         base = Path(at) / "base"
         trained(dataclasses.replace(over_tokens("lm", base), total_steps=64 * EVERY), base)
-        found = list(pool.map(lambda case: case_of_kills(case, each, Path(at), base, options.seed), cases))
+        found: list[dict[str, Any]] = []
+        for done in as_completed(
+            pool.submit(case_of_kills, case, each, Path(at), base, options.seed) for case in cases
+        ):
+            found.append(done.result())
+            write(options, sorted(found, key=lambda each: cases.index(each["case"])))
+    if any(case["wrong"] for case in found):
+        sys.exit("not every run survived")
+
+
+def write(options: Options, found: list[dict[str, Any]]) -> None:
     kills = sum(len(case["kills"]) for case in found)
     rows = [
         [case["case"], str(len(case["kills"])), str(case["runs"]), ", ".join(case["wrong"]) or "nothing"]
@@ -203,8 +212,6 @@ def main(options: Options) -> None:
     ]
     table = markdown(["case", "kills", "runs that ended", "wrong in them"], rows)
     write_report(options.out, f"{table}\n{kills} kills.\n", None, {"found": found})
-    if any(case["wrong"] for case in found):
-        sys.exit("not every run survived")
 
 
 if __name__ == "__main__":
