@@ -5,13 +5,14 @@
 
 Every case trains in a process of its own that gets a SIGKILL at a random moment, from its start to 1.25 times the time
 that the undisturbed one took. The same call continues it, and is killed again; the first that ends before its kill ends
-the run, which must then equal the undisturbed one in every line of its files and every bit of its final states. Then it
-begins anew, until the case has had its share of the kills; what is under way then comes to its end.
+the run, which must then equal the undisturbed one in every line of its files and every bit of its final states. So it
+goes round the cases until there have been enough kills.
 
-Writes kills.json (also when each kill came, and what it left) and kills.md, anew after each case.
+Writes kills.json (also when each kill came, and what it left) and kills.md, anew after each round.
 """
 
 import dataclasses
+import json
 import os
 import random
 import shutil
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +44,7 @@ class Options:
     kills: Annotated[int, tyro.conf.arg(help="how many, over all cases")] = 1000
     cases: Annotated[tuple[str, ...], tyro.conf.arg(help="some of the cases; default all")] = ()
     at_once: Annotated[int, tyro.conf.arg(help="cases that run at the same time")] = 2
+    add: Annotated[bool, tyro.conf.arg(help="to the kills in the results, of the same code")] = False
     seed: Annotated[int, tyro.conf.arg(help="of the random moments")] = 0
     out: Annotated[Path, tyro.conf.arg(help="directory of the results")] = Path("experiments/results")
 
@@ -160,47 +162,43 @@ def leaves(directory: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def case_of_kills(case: str, kills: int, at: Path, base: Path, seed: int) -> dict[str, Any]:
-    """What `kills` kills have done to a case."""
-    rng = random.Random(f"{case} {seed}")
-    whole = at / case / "whole"
-    finished(case, at / case / "compiling", base)
-    seconds = finished(case, whole, base)
-    found: dict[str, Any] = {"case": case, "seconds": seconds, "runs": 0, "wrong": [], "kills": []}
-    while len(found["kills"]) < kills:
-        run = at / case / "killed"
-        shutil.rmtree(run, ignore_errors=True)
-        while True:
-            moment = rng.uniform(0.0, LONGEST * seconds) if len(found["kills"]) < kills else None
-            child = start(case, run, base)
-            try:
-                _, shown = child.communicate(timeout=moment)
-            except subprocess.TimeoutExpired:
-                child.send_signal(signal.SIGKILL)
-                child.communicate()
-                kept = sorted(int(p.name) for p in run.glob("checkpoints/*") if p.name.isdigit())
-                found["kills"].append({"second": moment, "newest_checkpoint": kept[-1] if kept else 0})
-                continue
+def one_run(found: dict[str, Any], at: Path, base: Path, rng: random.Random) -> None:
+    """A run of a case from its start to its end, with the kills on the way."""
+    case = found["case"]
+    whole, run = at / case / "whole", at / case / "killed"
+    if not whole.exists():
+        finished(case, at / case / "compiling", base)
+        found["seconds"] = finished(case, whole, base)
+    shutil.rmtree(run, ignore_errors=True)
+    while True:
+        moment = rng.uniform(0.0, LONGEST * found["seconds"])
+        child = start(case, run, base)
+        try:
+            _, shown = child.communicate(timeout=moment)
             break
-        found["runs"] += 1
-        found["wrong"] += [shown] if child.returncode else same(whole, run)
-    shutil.rmtree(at / case)
-    return found
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGKILL)
+            child.communicate()
+            kept = sorted(int(p.name) for p in run.glob("checkpoints/*") if p.name.isdigit())
+            found["kills"].append({"second": moment, "newest_checkpoint": kept[-1] if kept else 0})
+    found["runs"] += 1
+    found["wrong"] += [shown] if child.returncode else same(whole, run)
 
 
 def main(options: Options) -> None:
     cases = options.cases or tuple(CASES)
-    each = -(-options.kills // len(cases))
+    found = {case: {"case": case, "seconds": 0.0, "runs": 0, "wrong": [], "kills": []} for case in cases}
+    before = options.out / "kills.json"
+    if options.add and before.exists():
+        found |= {each["case"]: each for each in json.loads(before.read_text())["found"] if each["case"] in found}
+    rngs = {case: random.Random(f"{case} {each['runs']} {options.seed}") for case, each in found.items()}
     with tempfile.TemporaryDirectory() as at, ThreadPoolExecutor(options.at_once) as pool:
         base = Path(at) / "base"
         trained(dataclasses.replace(over_tokens("lm", base), total_steps=64 * EVERY), base)
-        found: list[dict[str, Any]] = []
-        for done in as_completed(
-            pool.submit(case_of_kills, case, each, Path(at), base, options.seed) for case in cases
-        ):
-            found.append(done.result())
-            write(options, sorted(found, key=lambda each: cases.index(each["case"])))
-    if any(case["wrong"] for case in found):
+        while sum(len(each["kills"]) for each in found.values()) < options.kills:
+            list(pool.map(lambda case: one_run(found[case], Path(at), base, rngs[case]), cases))
+            write(options, list(found.values()))
+    if any(each["wrong"] for each in found.values()):
         sys.exit("not every run survived")
 
 
