@@ -418,3 +418,16 @@ def test_sizes_of_batches_that_were_changed_are_refused(tiny, tmp_path, size):
     (tmp_path / "batches.json").write_text(json.dumps({"stage-0/group-0": size}))
     with pytest.raises(pgjax.InputError, match=r"batches.json is damaged: stage-0/group-0 = .* is not accepted"):
         pgjax.sweep(tiny, directory=tmp_path, points=2, progress=False)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_the_table_of_a_sweep_replaces_what_is_in_its_place(nine, tmp_path, kind):
+    victim, table = tmp_path / "victim", tmp_path / "members.csv"
+    victim.write_text("precious")
+    if kind == "link":
+        table.symlink_to(victim)
+    else:
+        os.mkfifo(table)
+    nine.to_csv(table)
+    assert victim.read_text() == "precious"
+    assert len(table.read_text().splitlines()) == 10

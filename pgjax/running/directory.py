@@ -43,10 +43,15 @@ def open_regular(path: Path, mode: str, buffering: int = -1) -> IO[Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace `path` by `content` at once: a reader or a crash sees the old file or the new one."""
+    """Replace `path` by `content` at once, as `write_text` does."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` at once, whatever it is: a reader or a crash sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     with open_regular(temporary, "x") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,6 +16,7 @@ from pgjax.core.text import html_table
 from pgjax.reporting.plotting import label, plot_sweep, value_label
 from pgjax.reporting.statistics import Estimate, interquartile_mean, probability_of_improvement
 from pgjax.running.checkpoint import from_host
+from pgjax.running.directory import write_text
 from pgjax.running.result import Result
 from pgjax.running.shell import save_run
 from pgjax.sweeping.search import best_first, curve_mean, ranked_by
@@ -158,10 +160,11 @@ class SweepResult:
 
     def to_csv(self, path: str | Path) -> None:
         """The table as comma-separated values."""
-        with Path(path).open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(self.table)
-            writer.writerows(zip(*(column.tolist() for column in self.table.values()), strict=True))
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.table)
+        writer.writerows(zip(*(column.tolist() for column in self.table.values()), strict=True))
+        write_text(Path(path), text.getvalue())
 
     def setting_scores(self, metric: str = "score", last: int = 5) -> np.ndarray:
         """`[settings, seeds]`: `"score"`, as evaluated, or the mean of the last points of a curve.
