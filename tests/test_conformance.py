@@ -19,7 +19,6 @@ EPISODES = {"max_steps_in_episode": 8}  # as long as a rollout of the tiny algor
 ROWS = {
     "reinforce": {"env": ("Pendulum-v1", EPISODES), "baseline": "value", "credit": "discounted_reward_to_go"},
     "ppo": {"env": "CartPole-v1"},
-    "sac": {"env": "Pendulum-v1", "n": 2, "normalize_obs": True, "normalize_reward": True},
     "sft": {"weight_decay": 0.1},
     "rlhf": {"kl_target": 1.0},
     "ppo-everything": {
@@ -36,6 +35,7 @@ ROWS = {
     },
 }
 MORE_ROWS = {
+    "sac": {"env": "Pendulum-v1", "n": 2, "normalize_obs": True, "normalize_reward": True},
     "trpo": {"env": "Pendulum-v1", "network": pgjax.MLP(hidden=(8,), squash=True)},
     "a2c": {"env": "CartPole-v1", "advantage": "n_step", "n": 3, "lr_schedule": "robbins_monro"},
     "ddpg": {"env": "Pendulum-v1", "noise_theta": 0.15},

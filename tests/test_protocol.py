@@ -18,11 +18,11 @@ import pytest
 import pgjax
 from pgjax.algorithms import ALGORITHMS
 from pgjax.commands import cli
+from pgjax.core import devices
 from pgjax.core.algorithm import EVALUATION_STREAM
 from pgjax.core.hyperparameters import TRACED, Scalar, check_fields, field, pytree
 from pgjax.core.metrics import Count, Mean
 from pgjax.running.checkpoint import Checkpoints
-from pgjax.running.compile import compile_programs
 from pgjax.running.directory import read_rows
 from pgjax.running.population import stack
 from pgjax.sweeping.space import check_axes, leaves_named
@@ -222,7 +222,7 @@ def test_the_command_line_makes_its_flags_from_what_is_declared(regression, tmp_
 
 
 def test_a_program_that_cannot_fit_is_refused_in_one_line(regression, monkeypatch):
-    monkeypatch.setattr(sys.modules[compile_programs.__module__], "memory_limit", lambda mesh: 1e6)
+    monkeypatch.setattr(devices, "host_memory", lambda: 1e6)
     with pytest.raises(pgjax.InputError) as refused:
         pgjax.run(regression, seeds=10**6, progress=False)
     assert "does not fit into memory" in str(refused.value)

@@ -19,6 +19,7 @@ from pgjax.environments.base import Box, Discrete, restart
 from pgjax.environments.catalog import SUITE_MODULES
 from pgjax.learning.rollout import initial_rollout, transitions
 from pgjax.running.config import from_config, to_config
+from pgjax.sweeping.space import check_axes, with_setting
 
 IDS = {
     "navix:Navix-Empty-5x5-v0": {"max_steps": 7},
@@ -28,7 +29,7 @@ IDS = {
     "brax:inverted_pendulum": {"backend": "spring", "episode_length": 7},
     "playground:CartpoleBalance": {"episode_length": 7},
 }
-SLOW = ("craftax", "brax", "playground")
+SLOW = ("craftax", "brax", "playground", "jumanji", "navix")
 """Minutes of compilation."""
 EVERY = [pytest.param(x, marks=[pytest.mark.slow] if x.startswith(SLOW) else []) for x in IDS]
 STEPS = 7
@@ -112,6 +113,7 @@ def test_steps_are_the_suites_own(env_id):
         assert not env_id.startswith(("navix", "craftax")), "which know their time limit themselves"
 
 
+@pytest.mark.slow
 def test_the_clock_of_snake_cuts_and_a_wall_ends():
     limit = 4000
     env = pgjax.make("jumanji:Snake-v1")
@@ -160,8 +162,8 @@ def test_new_episodes_are_the_same_whether_they_are_drawn_in_bulk(cartpole, tiny
 def test_a_config_makes_it_again_and_its_options_can_be_swept(env_id, tiny_ppo):
     algorithm = tiny_ppo(made(env_id))
     assert from_config(json.loads(json.dumps(to_config(algorithm)))) == algorithm
-    result = pgjax.sweep(algorithm, max_steps=[5, 7], episodes=2, points=2, progress=False)
-    assert [each.env.time_limit for each in result.algorithms] == [5, 7]
+    checked = check_axes(algorithm, {"max_steps": [5, 7]})
+    assert [with_setting(algorithm, {"max_steps": x}).env.time_limit for x in checked["max_steps"]] == [5, 7]
     assert repr(algorithm.env) == "make('navix:Navix-Empty-5x5-v0', max_steps=7)"
     assert pgjax.make(env_id, **IDS[env_id]) == algorithm.env
 
@@ -228,6 +230,7 @@ def test_steps_of_the_host_are_gymnasiums_and_time_limits_cut():
     assert bool(taken.truncated[2])
 
 
+@pytest.mark.slow
 def test_a_run_on_the_host_is_the_same_again_and_goes_on(tiny_ppo, tmp_path):
     algorithm = tiny_ppo(pgjax.make("gymnasium:Pendulum-v1", max_episode_steps=5))
     one, two = (pgjax.run(algorithm, progress=False) for _ in range(2))

@@ -14,6 +14,7 @@ from pgjax import wrappers
 from pgjax.environments.base import Box
 from pgjax.learning.rollout import initial_rollout, transitions
 from pgjax.running.config import from_config, to_config
+from pgjax.sweeping.space import check_axes, with_setting
 
 KEYS = jax.random.split(jax.random.key(1), 8)
 
@@ -121,11 +122,9 @@ def test_a_config_makes_wrappers_again_and_what_is_inside_can_be_swept(tiny_ppo)
     again = from_config(json.loads(json.dumps(to_config(algorithm))))
     assert jax.tree.structure(again) == jax.tree.structure(algorithm)
     assert float(again.env.env.env.params.length) == np.float32(0.7)
-    result = pgjax.sweep(
-        algorithm, probability=[0.0, 0.5], length=[0.5, 0.6], mode="zip", points=2, episodes=2, progress=False
-    )
-    assert [float(a.env.env.probability) for a in result.algorithms] == [0.0, 0.5]
-    assert [round(float(a.env.env.env.params.length), 3) for a in result.algorithms] == [0.5, 0.6]
+    check_axes(algorithm, {"probability": [0.5], "length": [0.6]})
+    changed = with_setting(algorithm, {"probability": 0.5, "length": 0.6, "n": 3}).env
+    assert (changed.n, float(changed.env.probability), changed.env.env.params.length) == (3, 0.5, np.float32(0.6))
 
 
 @pytest.mark.parametrize(
