@@ -29,9 +29,6 @@ IDS = {
     "brax:inverted_pendulum": {"backend": "spring", "episode_length": 7},
     "playground:CartpoleBalance": {"episode_length": 7},
 }
-SLOW = ("craftax", "brax", "playground", "jumanji", "navix")
-"""Minutes of compilation."""
-EVERY = [pytest.param(x, marks=[pytest.mark.slow] if x.startswith(SLOW) else []) for x in IDS]
 STEPS = 7
 
 
@@ -96,7 +93,8 @@ def slow_walk(env_id, actions):
 
 
 @pytest.mark.filterwarnings("ignore:Brax System", "ignore::DeprecationWarning")
-@pytest.mark.parametrize("env_id", EVERY)
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", IDS)
 def test_steps_are_the_suites_own(env_id):
     first, steps, actions = walked(env_id)
     env = made(env_id)
