@@ -168,13 +168,16 @@ HEADER = [
 
 def write(options: Options, rows: dict[str, Any]) -> None:
     text = (
-        "Ten seeds in one program, greedy episodes after the last step: interquartile means with 95 % intervals. Steps "
-        "per second are of all seeds together.\n\n" + markdown(HEADER, [line(row) for row in rows.values()], 2)
+        f"{options.seeds} seeds in one program, greedy episodes after the last step: interquartile means with 95 % "
+        "intervals. Steps per second are of all seeds together.\n\n"
+        + markdown(HEADER, [line(row) for row in rows.values()], 2)
     )
     write_report(options.out, text, None, {"rows": rows})
-    columns = 4
+    columns = min(4, len(rows))
     shape = -(-len(rows) // columns), columns
-    figure, panels = pyplot().subplots(*shape, figsize=(13, 2.6 * shape[0]), layout="constrained", squeeze=False)
+    figure, panels = pyplot().subplots(
+        *shape, figsize=(3.3 * columns, 2.6 * shape[0]), layout="constrained", squeeze=False
+    )
     for panel in list(panels.flat)[len(rows) :]:
         panel.remove()
     for row, panel in zip(rows.values(), panels.flat, strict=False):
