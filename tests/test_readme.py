@@ -1,5 +1,6 @@
 """The README's Python, block by block, as a reader would paste it."""
 
+import json
 import os
 import re
 import subprocess
@@ -75,3 +76,12 @@ def test_every_block_of_the_readme_runs(tmp_path):
         [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_notebooks_are_stored_with_small_outputs():
+    """So that a page view shows their pictures."""
+    for path in (README.parent / "notebooks").glob("*.ipynb"):
+        outputs = [output for cell in json.loads(path.read_text())["cells"] for output in cell.get("outputs", [])]
+        assert any("image/png" in output.get("data", {}) for output in outputs), path
+        assert not any(output["output_type"] == "error" for output in outputs), path
+        assert path.stat().st_size < 600_000, path
