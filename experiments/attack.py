@@ -115,12 +115,15 @@ def attack_inputs(table: Table) -> None:
             table.attempt("arguments of run", f"{argument} = {value!r}", run)
 
 
+def small_ppo() -> Any:
+    """Six iterations."""
+    small: Any = {"num_envs": 4, "num_steps": 8, "num_minibatches": 1, "total_steps": 6 * 32}
+    return pgjax.PPO(pgjax.make("CartPole-v1"), pgjax.MLP(hidden=(8,)), **small)
+
+
 def whole_sweep(directory: Path) -> Any:
-    ppo = pgjax.PPO(pgjax.make("CartPole-v1"), pgjax.MLP(hidden=(8,)), num_envs=4, num_steps=8, num_minibatches=1)
     how: Any = {"points": 6, "episodes": 4, "checkpoint_every": 2, "members_at_once": 2, "progress": False}
-    return pgjax.sweep(
-        dataclasses.replace(ppo, total_steps=6 * 32), 2, directory=directory, learning_rate=[1e-3, 1e-2], **how
-    )
+    return pgjax.sweep(small_ppo(), 2, directory=directory, learning_rate=[1e-3, 1e-2], **how)
 
 
 def sweeps_differ(found: Any, whole: Any) -> str | None:
@@ -128,17 +131,11 @@ def sweeps_differ(found: Any, whole: Any) -> str | None:
     for name, curve in whole.curves.items():
         if not np.array_equal(found.curves[name], curve, equal_nan=True):
             return f"the curve {name}"
-    same = jax.tree.map(
-        lambda a, b: bool(np.array_equal(a, b)), *([s.params for s in x.states] for x in (found, whole))
-    )
-    return None if all(jax.tree.leaves(same)) else "the parameters"
+    return None if are_equal(*([s.params for s in x.states] for x in (found, whole))) else "the parameters"
 
 
 def whole_run(directory: Path) -> Any:
-    ppo = pgjax.PPO(pgjax.make("CartPole-v1"), pgjax.MLP(hidden=(8,)), num_envs=4, num_steps=8, num_minibatches=1)
-    return pgjax.run(
-        dataclasses.replace(ppo, total_steps=6 * 32), 0, directory, checkpoint_every=2, episodes=4, progress=False
-    )
+    return pgjax.run(small_ppo(), 0, directory, checkpoint_every=2, episodes=4, progress=False)
 
 
 def differs(found: Any, whole: Any) -> str | None:
@@ -147,8 +144,12 @@ def differs(found: Any, whole: Any) -> str | None:
     for name, values in whole.metrics.items() if n else ():
         if not np.array_equal(found.metrics[name], values[:n], equal_nan=True):
             return f"the metric {name}"
-    same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), found.state.params, whole.state.params)
-    return None if int(found.state.iteration) < 6 or all(jax.tree.leaves(same)) else "the parameters"
+    cut = int(found.state.iteration) < 6
+    return None if cut or are_equal(found.state.params, whole.state.params) else "the parameters"
+
+
+def are_equal(a: Any, b: Any) -> bool:
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool(np.array_equal(x, y)), a, b)))
 
 
 def harms(content: bytes, flips: int, rng: random.Random) -> Iterator[tuple[str, bytes]]:
@@ -192,25 +193,26 @@ def attack_files(table: Table, options: Options) -> None:
         damage(table, options, "sweep", original, copy, actions)
 
 
+def copied(original: Path, copy: Path) -> None:
+    """Anew."""
+    shutil.rmtree(copy.parent, ignore_errors=True)
+    shutil.copytree(original, copy)
+
+
 def damage(
     table: Table, options: Options, what: str, original: Path, copy: Path, actions: dict[str, Callable[[], str | None]]
 ) -> None:
     """Every file in turn; each action has a fresh copy."""
     rng = random.Random(0)
-
-    def again() -> None:
-        shutil.rmtree(copy.parent, ignore_errors=True)
-        shutil.copytree(original, copy)
-
     for file in sorted(path.relative_to(original) for path in original.rglob("*") if path.is_file()):
         for harm, content in harms((original / file).read_bytes(), options.flips, rng):
             for name, action in actions.items():
-                again()
+                copied(original, copy)
                 (copy / file).write_bytes(content)
                 table.attempt(f"damaged files of a {what}: {name}", f"{file}, {harm}", action)
         for kind in ("gone", "link", "pipe"):
             for name, action in actions.items():
-                again()
+                copied(original, copy)
                 victim = original.parent.parent / "victim"
                 victim.write_text("precious")
                 (copy / file).unlink()
@@ -242,8 +244,7 @@ def attack_json(table: Table) -> None:
                             pgjax.resume_sweep(copy, progress=False)
                         return looked_at(copy)
 
-                    shutil.rmtree(copy.parent, ignore_errors=True)
-                    shutil.copytree(original, copy)
+                    copied(original, copy)
                     (copy / file.name).write_text(json.dumps(edited))
                     table.attempt(f"edited configs of a {what}", f"{file.name}: {path}", act)
 

@@ -21,10 +21,10 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 import tyro
 from common import markdown, write_report
+from kills import same
 
 import pgjax
 from pgjax.running.directory import read_rows
@@ -83,21 +83,6 @@ def wait_for(directory: Path, iteration: int, child: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-def differences(a: Path, b: Path) -> list[str]:
-    """Leaves of the final states and files that are not equal, bit by bit."""
-    found = [n for n in ("metrics.jsonl", "evaluations.jsonl") if (a / n).read_bytes() != (b / n).read_bytes()]
-    states = [
-        {
-            jax.tree_util.keystr(path): np.asarray(
-                jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-            )
-            for path, x in jax.tree.leaves_with_path(pgjax.load(run).state)
-        }
-        for run in (a, b)
-    ]
-    return found + [name for name, x in states[0].items() if x.tobytes() != states[1][name].tobytes()]
-
-
 def killed(base: Path, whole: Path, options: Options, rng: random.Random) -> dict[str, Any]:
     """SIGKILL at random moments, from start-up on."""
     run, lost, kills = base / "killed", [], 0
@@ -114,7 +99,7 @@ def killed(base: Path, whole: Path, options: Options, rng: random.Random) -> dic
         kills += 1
         lost.append(iterations_done(run) - newest_checkpoint(run))
     finish(run, options)
-    return {"case": f"SIGKILL x {kills}", "survived": kills, "lost": lost, "wrong": differences(run, whole)}
+    return {"case": f"SIGKILL x {kills}", "survived": kills, "lost": lost, "wrong": same(run, whole)}
 
 
 def signalled(base: Path, whole: Path, options: Options, number: signal.Signals) -> dict[str, Any]:
@@ -127,7 +112,7 @@ def signalled(base: Path, whole: Path, options: Options, number: signal.Signals)
     assert f"pgjax resume {run}" in shown, shown
     lost = [iterations_done(run) - newest_checkpoint(run)]
     finish(run, options)
-    return {"case": number.name, "survived": 1, "lost": lost, "wrong": differences(run, whole)}
+    return {"case": number.name, "survived": 1, "lost": lost, "wrong": same(run, whole)}
 
 
 def damaged(base: Path, whole: Path, options: Options) -> dict[str, Any]:
@@ -145,7 +130,7 @@ def damaged(base: Path, whole: Path, options: Options) -> dict[str, Any]:
         "case": "one bit flipped in the newest checkpoint",
         "survived": 1,
         "lost": [],
-        "wrong": differences(run, whole),
+        "wrong": same(run, whole),
     }
 
 
@@ -172,7 +157,7 @@ def full_disk(base: Path, whole: Path, options: Options) -> dict[str, Any]:
         if os.geteuid() == 0:
             subprocess.run(["umount", str(run.parent)], check=True)
     finish(freed, options)
-    return {"case": "disk full", "survived": 1, "lost": lost, "wrong": differences(freed, whole)}
+    return {"case": "disk full", "survived": 1, "lost": lost, "wrong": same(freed, whole)}
 
 
 def main(options: Options) -> None:

@@ -104,3 +104,11 @@ def starts(env: Environment) -> Callable[[Key, jax.Array, tuple[Any, jax.Array]]
 def where_done(done: jax.Array, new: Any, old: Any) -> Any:
     """Each of `new` where it is done `[B]`, else of `old`."""
     return jax.tree.map(lambda x, y: jnp.where(done.reshape(-1, *(1,) * (y.ndim - 1)), x, y), new, old)
+
+
+def strong(leaf: Any) -> jax.Array:
+    """Without JAX's weak type, which a checkpoint cannot keep: a restored state must give the same program."""
+    leaf = jnp.asarray(leaf)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    return jax.lax.convert_element_type(leaf, leaf.dtype)

@@ -33,7 +33,7 @@ from pgjax.core.errors import InputError, nearest
 from pgjax.core.hyperparameters import TRACED, pytree
 from pgjax.core.own import named, traced
 from pgjax.core.text import brief, is_same
-from pgjax.environments.base import Box, Discrete, Space, TimeStep
+from pgjax.environments.base import Box, Discrete, Space, TimeStep, strong
 
 DERIVED: dict[str, dict[str, Callable[[Any], Any]]] = {
     "CartPole-v1": {
@@ -83,7 +83,7 @@ class GymnaxEnvironment:
     def reset(self, key: Key) -> tuple[Any, jax.Array]:
         """Gymnax's reset, with float32 observations and a strongly typed state."""
         obs, state = self.env.reset(key, self._traceable_params())
-        return jax.tree.map(_strong, state), self._observation(obs)
+        return jax.tree.map(strong, state), self._observation(obs)
 
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
         """Gymnax's step; the observation is that of the successor, before gymnax resets."""
@@ -95,7 +95,7 @@ class GymnaxEnvironment:
             _, state, reward, terminated, truncated, info = self.env.step(key, state, action, params)
             obs = info["final_observation"]
         return TimeStep(
-            state=jax.tree.map(_strong, state),
+            state=jax.tree.map(strong, state),
             obs=self._observation(obs),
             reward=jnp.asarray(reward, jnp.float32).reshape(()),
             terminated=jnp.asarray(terminated, bool).reshape(()),
@@ -104,7 +104,7 @@ class GymnaxEnvironment:
 
     def _traceable_params(self) -> Any:
         """As JAX arrays: where an algorithm is closed over they are NumPy's, which no traced integer can index."""
-        return jax.tree.map(_strong, _consistent(self.id, self.params))
+        return jax.tree.map(strong, _consistent(self.id, self.params))
 
     def _observation(self, obs: Any) -> jax.Array:
         space = self.env.observation_space(self.params)
@@ -278,14 +278,6 @@ def _typed(leaf: Any) -> np.ndarray:
     """A strongly typed 32-bit array from a Python number or an array."""
     leaf = np.asarray(leaf)
     return leaf.astype({"f": np.float32, "i": np.int32, "b": np.bool_, "u": np.uint32}[leaf.dtype.kind])
-
-
-def _strong(leaf: Any) -> jax.Array:
-    """Without JAX's weak type, which a checkpoint cannot keep: a restored state must give the same program."""
-    leaf = jnp.asarray(leaf)
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return leaf
-    return jax.lax.convert_element_type(leaf, leaf.dtype)
 
 
 def _observation_space(name: str, env: Any, params: Any, is_binary: bool) -> Box:

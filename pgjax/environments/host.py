@@ -1,6 +1,6 @@
 """Environments that are not JAX: Gymnasium's, stepped by Python on the host, in the middle of the compiled program.
 
-Every step waits for Python, so it is the environment that decides how fast training is, and one device trains. What a
+Every step waits for Python, so it is the environment that decides how fast training is. What a
 compiled program needs of an environment, that its state is a value, is had by naming episodes: the state holds the seed
 that an episode began with and how many steps it has taken, and the host keeps the environment that has taken them. So
 the same key gives the same episodes, wherever they are stepped. What cannot be had is a state that outlives its
@@ -17,7 +17,7 @@ import numpy as np
 
 from pgjax.core.algorithm import Key
 from pgjax.core.errors import InputError
-from pgjax.environments.base import Box, Discrete, Space, TimeStep
+from pgjax.environments.base import Box, Discrete, Space, TimeStep, where_done
 from pgjax.environments.suite import SuiteEnvironment, module
 
 MOST_EPISODES = 4096
@@ -65,13 +65,12 @@ class Gymnasium(SuiteEnvironment):
 
     def restart(self, keys: Key, done: jax.Array, old: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
         """New episodes where the old ones are done, and only there."""
-        state, obs = old
+        state, _ = old
         seed = jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32))(keys)
-        shape = jax.ShapeDtypeStruct(obs.shape, jnp.float32)
+        shape = jax.ShapeDtypeStruct(state.obs.shape, jnp.float32)
         new = jax.pure_callback(self.env.reset, shape, seed, done, vmap_method="broadcast_all")
-        seed = jnp.where(done[:, None], seed, state.seed)
-        obs = jnp.where(done.reshape(-1, *(1,) * (obs.ndim - 1)), new, obs)
-        return Episode(seed, jnp.where(done, 0, state.time), obs), obs
+        state = where_done(done, Episode(seed, jnp.zeros_like(state.time), new), state)
+        return state, state.obs
 
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
         """One transition of the environment that has taken the steps of `state`; the key is not needed."""

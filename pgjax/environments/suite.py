@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from pgjax.core.algorithm import Key
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import pytree
-from pgjax.environments.base import Box, Discrete, Space, TimeStep, restart
+from pgjax.environments.base import Box, Discrete, Space, TimeStep, restart, strong
 
 
 class Timed(NamedTuple):
@@ -85,7 +85,7 @@ class SuiteEnvironment:
     def reset(self, key: Key) -> tuple[Any, jax.Array]:
         """The start of an episode."""
         state, obs = self.start(key)
-        return Timed(jax.tree.map(_strong, state), jnp.int32(0)), jnp.asarray(obs, jnp.float32)
+        return Timed(jax.tree.map(strong, state), jnp.int32(0)), jnp.asarray(obs, jnp.float32)
 
     def step(self, key: Key, state: Any, action: jax.Array) -> TimeStep:
         """One transition; at the time limit it is cut unless it ends there."""
@@ -119,11 +119,6 @@ def module(name: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of what a suite is built on, which none of us can change
         return importlib.import_module(name)
-
-
-def _strong(x: Any) -> jax.Array:
-    x = jnp.asarray(x)
-    return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else jax.lax.convert_element_type(x, x.dtype)
 
 
 def _like(x: Any, old: jax.Array) -> jax.Array:

@@ -13,7 +13,21 @@ from pgjax.environments.base import Box, Discrete, Space
 from pgjax.environments.suite import SuiteEnvironment, module
 
 
-class Playground(SuiteEnvironment):
+class Physics(SuiteEnvironment):
+    """What Playground and Brax have in common: physics, reward and observation are one state."""
+
+    def start(self, key: Key) -> tuple[Any, Any]:
+        """The state, and what is seen of it."""
+        state = self.env.reset(key)
+        return state, _seen(state.obs)
+
+    def advance(self, key: Key, state: Any, action: jax.Array) -> tuple[Any, Any, Any, Any]:
+        """`done` is the end of an episode, and nothing else."""
+        state = self.env.step(state, action)
+        return state, _seen(state.obs), state.reward, state.done > 0
+
+
+class Playground(Physics):
     """MuJoCo Playground: options override its config, such as `episode_length=500` or `impl="warp"`."""
 
     @classmethod
@@ -33,18 +47,8 @@ class Playground(SuiteEnvironment):
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         return Box(shape), Box((env.action_size,), -1.0, 1.0), int(env._config.episode_length)
 
-    def start(self, key: Key) -> tuple[Any, Any]:
-        """Physics, reward and observation are one state."""
-        state = self.env.reset(key)
-        return state, _seen(state.obs)
 
-    def advance(self, key: Key, state: Any, action: jax.Array) -> tuple[Any, Any, Any, Any]:
-        """`done` is the end of an episode, and nothing else."""
-        state = self.env.step(state, action)
-        return state, _seen(state.obs), state.reward, state.done > 0
-
-
-class Brax(SuiteEnvironment):
+class Brax(Physics):
     """Brax: options are those of its environments, such as `backend="spring"`, and `episode_length`."""
 
     @classmethod
@@ -63,16 +67,6 @@ class Brax(SuiteEnvironment):
     def describe(cls, env: Any) -> tuple[Box, Space, int]:
         """Vectors of numbers."""
         return Box((env.observation_size,)), Box((env.action_size,), -1.0, 1.0), env.episode_length
-
-    def start(self, key: Key) -> tuple[Any, Any]:
-        """Physics, reward and observation are one state."""
-        state = self.env.reset(key)
-        return state, state.obs
-
-    def advance(self, key: Key, state: Any, action: jax.Array) -> tuple[Any, Any, Any, Any]:
-        """`done` is the end of an episode, and nothing else."""
-        state = self.env.step(state, action)
-        return state, state.obs, state.reward, state.done > 0
 
 
 class Navix(SuiteEnvironment):
