@@ -5,7 +5,9 @@ import itertools
 import json
 from types import SimpleNamespace
 
+import gymnax
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -211,3 +213,46 @@ def test_what_gymnax_cannot_draw_is_refused_with_what_it_can(tiny, tmp_path):
         pgjax.InputError, match=r"SimpleBandit-bsuite cannot be drawn; gymnax draws CartPole-v1, .*Pong"
     ):
         pgjax.render(pgjax.Result(bandit, state, {}, 0, 0, 0.0, 0.0), tmp_path / "episode.gif")
+
+
+def test_an_environment_of_ones_own_is_drawn_by_its_render(tiny, tmp_path):
+    class Drawn(Counter):
+        picture = np.zeros((4, 6, 3), np.uint8)
+
+        def render(self, state, params):
+            return self.picture + np.uint8(params.max_steps_in_episode + state)
+
+    own = dataclasses.replace(tiny, env=pgjax.make(Drawn()))
+    result = pgjax.Result(own, jax.jit(own.init)(jax.random.key(0)), {}, 0, 0, 0.0, 0.0)
+    assert pgjax.render(result, tmp_path / "episode.gif") == [(2, 2.0)]
+    from PIL import Image
+
+    with Image.open(tmp_path / "episode.gif") as gif:
+        assert gif.n_frames == 2
+
+    Drawn.picture = np.zeros((4, 6), np.uint8)
+    with pytest.raises(pgjax.InputError, match=r"Drawn.render gives uint8\[4, 6\]: expected uint8\[H, W, 3\]"):
+        pgjax.render(result, tmp_path / "episode.gif")
+    Drawn.render = lambda self, state, params: 1 / 0
+    with pytest.raises(pgjax.InputError, match=r"Drawn: render raised ZeroDivisionError: division by zero"):
+        pgjax.render(result, tmp_path / "episode.gif")
+
+
+class Counter:
+    """A gymnax-style environment of two steps, whose state is their number."""
+
+    default_params = gymnax.EnvParams(max_steps_in_episode=2)
+
+    def action_space(self, params):
+        return gymnax.environments.spaces.Discrete(2)
+
+    def observation_space(self, params):
+        return gymnax.environments.spaces.Box(0, 9, (1,))
+
+    def reset(self, key, params):
+        return jnp.zeros(1), jnp.int32(0)
+
+    def step(self, key, state, action, params):
+        obs = jnp.ones(1)
+        end = state + 1 >= params.max_steps_in_episode
+        return obs, state + 1, jnp.float32(1.0), jnp.bool_(False), end, {"final_observation": obs}

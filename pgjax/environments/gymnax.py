@@ -396,17 +396,48 @@ DRAWN = (
 def draw(env: Any, states: list[Any], returns: Any, path: Path) -> None:
     """Write the episode that went through `states`, with the return so far in each frame's title, as a GIF.
 
+    An environment of somebody's own is drawn by its `render(state, params)`, a picture `[H, W, 3]` of uint8.
+
     Raises:
-        InputError: gymnax has no drawing of this environment, or it needs a package that is missing.
+        InputError: neither gymnax nor a `render` draws this environment, what `render` gives is no picture, or a
+            package is missing.
     """
+    states = [jax.device_get(state) for state in states]
+    if isinstance(env, GymnaxEnvironment) and env.id is None and hasattr(env.env, "render"):
+        return _draw_own(env, states, returns, path)
     if not isinstance(env, GymnaxEnvironment) or env.env.name not in DRAWN:
-        raise InputError(f"{env.name} cannot be drawn; gymnax draws {', '.join(DRAWN)}")
+        raise InputError(
+            f"{env.name} cannot be drawn; gymnax draws {', '.join(DRAWN)}, and one of your own its "
+            "render(state, params)"
+        )
     for driver in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):  # pygame draws to memory and needs neither screen nor sound
         os.environ.setdefault(driver, "dummy")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     from gymnax.visualize import Visualizer
 
     try:
-        Visualizer(env.env, env.params, [jax.device_get(state) for state in states], returns).animate(str(path))
+        Visualizer(env.env, env.params, states, returns).animate(str(path))
     except ImportError as error:
         raise InputError(f"drawing {env.name} needs a package: pip install 'pgjax[render]' ({error})") from error
+
+
+def _draw_own(env: GymnaxEnvironment, states: list[Any], returns: Any, path: Path) -> None:
+    from matplotlib import animation, pyplot
+
+    with named(env.name, "render"):
+        pictures = [np.asarray(env.env.render(state, env.params)) for state in states]
+    if any(x.dtype != np.uint8 or x.ndim != 3 or x.shape != (*pictures[0].shape[:2], 3) for x in pictures):
+        found = sorted({f"{x.dtype}{list(x.shape)}" for x in pictures})
+        raise InputError(f"{env.name}.render gives {', '.join(found)}: expected uint8[H, W, 3], always the same")
+    figure, panel = pyplot.subplots(layout="constrained")
+    panel.axis("off")
+    image = panel.imshow(pictures[0])
+
+    def update(frame: int) -> None:
+        image.set_data(pictures[frame])
+        panel.set_title(f"{env.name}: Step {frame + 1:4d} - Return {returns[frame]:7.2f}")
+
+    try:
+        animation.FuncAnimation(figure, update, frames=len(pictures), interval=100).save(path)
+    finally:
+        pyplot.close(figure)
