@@ -10,6 +10,7 @@ on CartPole-v1 and with RLHF is read from their results. Writes data.js, which t
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from common import dumps
 from exact_frontier import COMPLETIONS, REF_LOG_PROB, REWARD, TOKENIZER
 from scipy.special import logsumexp
 from tabular import (
+    Setting,
     credited,
     expected_return,
     fresh_batch,
@@ -124,8 +126,8 @@ def baseline(results: Path, episodes: int = 48) -> dict[str, Any]:
     """The first action of some episodes and their returns, and what is exact about both."""
     mdp, logits = random_mdp(0), random_logits(1)
     setting = tabular(episodes, mdp, logits, jnp.zeros(logits.shape[:2]))
-    batch = fresh_batch(setting, jax.random.key(0))
-    Q, square = return_moments(mdp, logits)
+    batch = jax.jit(lambda key: fresh_batch(setting, key))(jax.random.key(0))
+    Q, square = jax.jit(return_moments)(mdp, logits)
     measured = json.loads((results / "score_function.json").read_text())["settings"]
     return {
         "policy": jax.nn.softmax(logits[0, 0]),
@@ -157,16 +159,27 @@ def expected_gae(
     return jax.lax.scan(step, (nothing, nothing), (logits, value), reverse=True)[1]
 
 
-def value_tables(mdp: TabularMDP, logits: jax.Array) -> jax.Array:
-    """Of VALUES for each of GAMMAS, `[values, gammas, H, S]`."""
+@jax.jit
+def value_tables(mdp: TabularMDP, logits: jax.Array, gammas: jax.Array) -> jax.Array:
+    """Of VALUES for each gamma, `[values, gammas, H, S]`."""
     nothing = jnp.zeros(logits.shape[:2])
-    Q = jax.vmap(lambda gamma: expected_gae(mdp, logits, nothing, gamma, jnp.float32(1.0)))(jnp.array(GAMMAS))
+    Q = jax.vmap(lambda gamma: expected_gae(mdp, logits, nothing, gamma, jnp.float32(1.0)))(gammas)
     exact = jnp.sum(jax.nn.softmax(logits) * Q, axis=-1)
     noise = np.random.default_rng(2).normal(size=nothing.shape).astype(np.float32)
     return jnp.stack([0.5 * exact + 0.3 * noise, exact])
 
 
-def exact_squared_bias(mdp: TabularMDP, logits: jax.Array, tables: jax.Array) -> np.ndarray:
+def over_grid(function: Callable[..., jax.Array], tables: jax.Array, gammas: jax.Array, lambdas: jax.Array) -> Any:
+    """function(table, gamma, lambda), `[values, gammas, lambdas, ...]`."""
+    over_lambdas = jax.vmap(function, (None, None, 0))
+    over_gammas = jax.vmap(over_lambdas, (0, 0, None))
+    return jax.vmap(over_gammas, (0, None, None))(tables, gammas, lambdas)
+
+
+@jax.jit
+def exact_squared_bias(
+    mdp: TabularMDP, logits: jax.Array, tables: jax.Array, gammas: jax.Array, lambdas: jax.Array
+) -> jax.Array:
     """|E[estimate] - grad J|^2 / |grad J|^2, `[values, gammas, lambdas]`."""
     reached, gradient = visits(mdp, logits)[..., None], jax.grad(lambda x: expected_return(mdp, x))(logits)
 
@@ -175,12 +188,12 @@ def exact_squared_bias(mdp: TabularMDP, logits: jax.Array, tables: jax.Array) ->
         estimate = jax.grad(lambda x: jnp.sum(reached * jax.nn.softmax(x) * advantage))(logits)
         return jnp.sum((estimate - gradient) ** 2) / jnp.sum(gradient**2)
 
-    grid = jnp.stack(jnp.meshgrid(jnp.array(GAMMAS), jnp.array(LAMBDAS), indexing="ij"), axis=-1)
-    over_lambdas = jax.vmap(lambda table, pair: squared_bias(table, pair[0], pair[1]), (None, 0))
-    return np.asarray(jax.jit(jax.vmap(jax.vmap(over_lambdas), (0, None)))(tables, grid), float)
+    return over_grid(squared_bias, tables, gammas, lambdas)
 
 
-def gae_weights(setting: Any, tables: jax.Array, batch: Transition) -> jax.Array:
+def gae_weights(
+    setting: Setting, tables: jax.Array, gammas: jax.Array, lambdas: jax.Array, batch: Transition
+) -> jax.Array:
     """Advantages by `returns.gae` of every value, gamma and lambda, `[combinations, T, B]`."""
     _, counted = credited(setting, batch)
     done, no = batch.terminated | batch.truncated, jnp.zeros_like(batch.terminated)
@@ -190,18 +203,18 @@ def gae_weights(setting: Any, tables: jax.Array, batch: Transition) -> jax.Array
         next_value = jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
         return counted * returns.gae(batch.reward, value, next_value, done, no, gamma, gae_lambda)
 
-    over_lambdas = jax.vmap(advantage, (None, None, 0))
-    over_gammas = jax.vmap(over_lambdas, (0, 0, None))
-    found = jax.vmap(over_gammas, (0, None, None))(tables, jnp.array(GAMMAS), jnp.array(LAMBDAS))
-    return found.reshape(-1, *counted.shape)
+    return over_grid(advantage, tables, gammas, lambdas).reshape(-1, *counted.shape)
 
 
 def gae(results: Path, batches: int) -> dict[str, Any]:
     """In units of |grad J|^2, for batches of EPISODES episodes."""
     mdp, logits = random_mdp(0), random_logits(1)
-    tables = value_tables(mdp, logits)
+    grid = jnp.array(GAMMAS), jnp.array(LAMBDAS)
+    tables = value_tables(mdp, logits, grid[0])
     setting = tabular(EPISODES, mdp, logits, jnp.zeros(logits.shape[:2]))
-    rows = sample_gradients(setting, lambda batch: gae_weights(setting, tables, batch), batches, seed=3, chunk=16)
+    rows = sample_gradients(
+        setting, lambda batch: gae_weights(setting, tables, *grid, batch), batches, seed=3, chunk=16
+    )
     norm = float(jnp.sum(jax.grad(lambda x: expected_return(mdp, x))(logits) ** 2))
     once = resampled(batches, 0)
     variance = np.array([moments(once, each).variance[0] for each in rows]) / norm
@@ -212,7 +225,7 @@ def gae(results: Path, batches: int) -> dict[str, Any]:
         "gammas": GAMMAS,
         "lambdas": LAMBDAS,
         "values": VALUES,
-        "squared_bias": exact_squared_bias(mdp, logits, tables),
+        "squared_bias": exact_squared_bias(mdp, logits, tables, *grid),
         "variance": variance.reshape(len(VALUES), len(GAMMAS), len(LAMBDAS)),
         "cartpole": {
             "lambdas": [float(x) for x in on_cartpole],

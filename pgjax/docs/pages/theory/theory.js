@@ -58,7 +58,7 @@ which tests/test_theory_page.py compares it. */
 
   const fixed = (x, digits = 2) => (Object.is(Math.round(x * 10 ** digits), -0) ? 0 : x).toFixed(digits);
   const signed = (x, digits = 2) => fixed(x, digits).replace("-", "−");
-  const digits3 = (x) => signed(x, Math.max(0, 2 - Math.floor(Math.log10(Math.max(Math.abs(x), 1e-3)))));
+  const digits3 = (x) => (Math.abs(x) < 1e-5 ? "0" : signed(x, Math.max(0, 2 - Math.floor(Math.log10(Math.abs(x))))));
 
   function put(element, attributes, children) {
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -76,7 +76,7 @@ which tests/test_theory_page.py compares it. */
       this.controls = html("div", { class: "pg-controls" });
       this.panels = html("div", { class: "pg-panels" });
       this.legend = html("ul", { class: "pg-legend", "aria-label": "Legend" });
-      this.summary = html("p", { class: "pg-summary", role: "status" });
+      this.summary = html("p", { class: "pg-summary", role: "status", id: `pg-${this.name}-summary` });
       root.replaceChildren(this.controls, this.panels, this.legend, this.summary);
     }
 
@@ -109,13 +109,13 @@ which tests/test_theory_page.py compares it. */
     }
 
     panel(title) {
-      const picture = svg("svg", { role: "img", "aria-label": title });
-      const panel = html("div", { class: "pg-panel" }, html("h4", {}, title), picture);
+      const picture = svg("svg", { role: "img", "aria-label": title, "aria-describedby": this.summary.id });
+      const panel = html("div", { class: "pg-panel" }, html("p", { class: "pg-title" }, title), picture);
       this.panels.append(panel);
       return picture;
     }
 
-    table(caption, header) {
+    table(caption, header, classes = "pg-panel") {
       const body = html("tbody");
       const head = html("tr", {}, ...header.map((each) => html("th", { scope: "col" }, each)));
       const table = html(
@@ -125,7 +125,7 @@ which tests/test_theory_page.py compares it. */
         html("thead", {}, head),
         body,
       );
-      this.panels.append(html("div", { class: "pg-panel" }, table));
+      this.panels.append(html("div", { class: classes }, table));
       return (rows) =>
         body.replaceChildren(
           ...rows.map(([first, ...others]) =>
@@ -165,9 +165,9 @@ which tests/test_theory_page.py compares it. */
   const path = (points, classes) =>
     svg("path", { d: `M${points.map(([x, y]) => `${x.toFixed(2)},${y.toFixed(2)}`).join("L")}`, class: classes });
 
-  const lineKey = (classes, shape) => [
-    svg("line", { x1: 0, x2: 28, y1: 7, y2: 7, class: `pg-line ${classes}` }),
-    ...(shape ? [mark(shape, 14, 7, `pg-mark ${classes}`, 4)] : []),
+  const lineKey = (colour, dash = "", shape = null) => [
+    svg("line", { x1: 0, x2: 28, y1: 7, y2: 7, class: `pg-line ${colour} ${dash}` }),
+    ...(shape ? [mark(shape, 14, 7, `pg-mark ${colour}`, 4)] : []),
   ];
   const boxKey = (classes, opacity = 1) => [
     svg("rect", { x: 4, y: 1, width: 20, height: 12, class: classes, "fill-opacity": opacity }),
@@ -175,16 +175,16 @@ which tests/test_theory_page.py compares it. */
   const markKey = (shape, classes) => [mark(shape, 14, 7, classes, 4.5)];
 
   /** Axes in an emptied picture; what is drawn is given in their units. */
-  function axes(picture, { x, y, xLabel, yLabel, xTicks, yTicks, xText = String, yText = String, height = 260 }) {
+  function axes(picture, { x, y, xLabel, yLabel, xTicks, yTicks, xText = String, yText = String, ruled = true, height = 280 }) {
     const width = Math.max(picture.parentNode.clientWidth, 240);
-    const [left, right, top, bottom] = [46, 10, 10, 40];
+    const [left, right, top, bottom] = [56, 10, 10, 40];
     const px = (value) => left + ((value - x[0]) / (x[1] - x[0])) * (width - left - right);
     const py = (value) => height - bottom - ((value - y[0]) / (y[1] - y[0])) * (height - top - bottom);
     picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
     picture.replaceChildren();
     const add = (...elements) => picture.append(...elements);
     for (const tick of yTicks) {
-      add(svg("line", { x1: left, x2: width - right, y1: py(tick), y2: py(tick), class: "pg-rule" }));
+      if (ruled) add(svg("line", { x1: left, x2: width - right, y1: py(tick), y2: py(tick), class: "pg-rule" }));
       add(text(left - 6, py(tick) + 4, yText(tick), { "text-anchor": "end", class: "pg-faint" }));
     }
     for (const tick of xTicks)
@@ -259,12 +259,12 @@ which tests/test_theory_page.py compares it. */
     });
     const simplex = figure.panel("All policies over three actions");
     const bars = figure.panel("The probabilities of the actions");
-    const fill = figure.table("After the update", ["rule", "E[r]", "KL", "largest ratio"]);
+    const fill = figure.table("After the update", ["rule", "E[r]", "KL", "largest ratio"], "pg-panel pg-wide");
     const corner = [[1, 0, 0], [0, 1, 0], [0, 0, 1]];
     const names = { clipped: `clipped, ε = ${data.clip_eps}` };
     figure.keys([
-      ["before", markKey("circle", "pg-open pg-ink")],
-      ...RULES.map(({ name, colour, dash, shape }) => [names[name] ?? name, lineKey(`${colour} ${dash}`, shape)]),
+      ["before", [...boxKey("pg-fill pg-grey"), ...markKey("circle", "pg-open pg-ink")]],
+      ...RULES.map(({ name, colour, dash, shape }) => [names[name] ?? name, lineKey(colour, dash, shape)]),
       [`all ratios within 1 ± ${data.clip_eps}`, boxKey("pg-fill pg-orange", 0.25)],
       ["equal E[r]", [svg("line", { x1: 0, x2: 28, y1: 7, y2: 7, class: "pg-rule" })]],
     ]);
@@ -356,19 +356,19 @@ which tests/test_theory_page.py compares it. */
       ...Object.keys(data.measured),
     ]);
     const kinds = Object.keys(Object.values(data.measured)[0]);
-    fill(kinds.map((kind) => [kind, ...Object.values(data.measured).map((found) => fixed(found[kind], 3))]));
+    fill(kinds.map((kind) => [kind.replace("-", "−"), ...Object.values(data.measured).map((found) => fixed(found[kind], 3))]));
     figure.keys([
-      ["weight above 0", lineKey("pg-blue", "circle")],
-      ["weight below 0", lineKey("pg-orange", "triangle")],
+      ["weight above 0", lineKey("pg-blue", "", "circle")],
+      ["weight below 0", lineKey("pg-orange", "", "triangle")],
       ["exact", lineKey("pg-ink")],
-      ["from the episodes shown, ± a standard error", lineKey("pg-green pg-dashed", "square")],
+      ["from the episodes shown, ± a standard error", lineKey("pg-green", "pg-dashed", "square")],
     ]);
     const grid = between(-2, 8, 101);
     const atBest = exactGradient(data.policy, data.mean_return, data.mean_squared_return, 0);
 
     function drawDots(actions, returns, level) {
       const plot = axes(dots, {
-        x: [-0.5, 2.5],
+        x: [-0.95, 2.5],
         y: [-2, 11],
         xLabel: "first action",
         yLabel: "return G",
@@ -376,7 +376,6 @@ which tests/test_theory_page.py compares it. */
         yTicks: [-2, 0, 2, 4, 6, 8, 10],
         xText: (i) => ACTIONS[i],
         yText: signed0,
-        height: 280,
       });
       const seen = [0, 0, 0];
       const of = range(3).map((a) => data.actions.filter((each) => each === a).length);
@@ -388,7 +387,7 @@ which tests/test_theory_page.py compares it. */
         plot.mark(shape, x, returns[i], `pg-mark ${colour}`, 4);
       });
       plot.level(level, "pg-ink");
-      plot.add(text(plot.px(2.5) - 2, plot.py(level) - 5, `b = ${signed(level, 1)}`, { "text-anchor": "end" }));
+      plot.add(text(plot.px(-0.95) + 3, plot.py(level) - 5, `b = ${signed(level, 1)}`, { class: "pg-halo" }));
     }
 
     function drawParabola(actions, returns, level) {
@@ -402,10 +401,9 @@ which tests/test_theory_page.py compares it. */
         xTicks: [-2, 0, 2, 4, 6, 8],
         yTicks: [0, 10, 20, 30],
         xText: signed0,
-        height: 280,
       });
       plot.upright(value, "pg-grey pg-dotted");
-      plot.add(text(plot.px(value) + 5, plot.py(27), `V(s) = ${fixed(value)}`, { class: "pg-faint" }));
+      plot.add(text(plot.px(value) + 5, plot.py(27), `V(s) = ${fixed(value)}`, { class: "pg-faint pg-halo" }));
       const capped = (f) => grid.map((x) => [x, f(x)]).filter(([, y]) => y <= 30);
       for (const [f, classes] of [[variance, "pg-ink"], [sampled, "pg-green pg-dashed"]]) {
         const kept = capped(f);
@@ -459,12 +457,12 @@ which tests/test_theory_page.py compares it. */
   function clip(figure) {
     const advantage = figure.slider("Advantage A", { min: -1.5, max: 1.5, step: 0.1, value: 1, text: (x) => signed(x, 1) });
     const eps = figure.slider("Clip range ε", { min: 0.05, max: 0.5, step: 0.05, value: 0.2, text: fixed });
-    const ratio = figure.slider("Ratio π(a|s) / π_old(a|s)", { min: 0, max: 2, step: 0.05, value: 1.3, text: fixed });
+    const ratio = figure.slider("Ratio r of the new probability to the old", { min: 0, max: 2, step: 0.05, value: 1.3, text: fixed });
     const left = figure.panel("The objective of one sample");
     const right = figure.panel("Its derivative by the ratio");
     figure.keys([
-      ["clipped", lineKey("pg-orange", "square")],
-      ["unclipped, ratio · A", lineKey("pg-blue pg-dashed", "circle")],
+      ["clipped", lineKey("pg-orange", "", "square")],
+      ["unclipped, r A", lineKey("pg-blue", "pg-dashed", "circle")],
       ["the clipped objective has a gradient", boxKey("pg-fill pg-orange", 0.15)],
     ]);
 
@@ -472,7 +470,7 @@ which tests/test_theory_page.py compares it. */
       const [A, e, r] = [advantage(), eps(), ratio()];
       const at = (x) => ppoClip(x, A, e);
       const flows = A === 0 ? null : A > 0 ? [0, 1 + e] : [1 - e, 2];
-      const common = { x: [0, 2], xLabel: "ratio", xTicks: [0, 0.5, 1, 1.5, 2], yText: signed0, height: 280 };
+      const common = { x: [0, 2], xLabel: "ratio r", xTicks: [0, 0.5, 1, 1.5, 2], yText: signed0 };
       const panels = [
         axes(left, { ...common, y: [-3, 3], yLabel: "objective", yTicks: [-3, -2, -1, 0, 1, 2, 3] }),
         axes(right, { ...common, y: [-2, 2], yLabel: "derivative", yTicks: [-2, -1, 0, 1, 2] }),
@@ -527,17 +525,16 @@ which tests/test_theory_page.py compares it. */
       },
     ];
     const setting = figure.choice("Problem and value", settings.map(({ name }) => name));
-    const share = { min: 0, max: 10, step: 1 };
     const fraction = (list, i, of) => list[Math.min(Math.round((i / of) * (list.length - 1)), list.length - 1)];
     const chosen = () => settings[setting()];
-    const lambda = figure.slider("λ", { ...share, value: 10, text: (i) => String(fraction(chosen().lambdas, i, 10)) });
+    const lambda = figure.slider("λ", { min: 0, max: 10, value: 9, text: (i) => String(fraction(chosen().lambdas, i, 10)) });
     const gamma = figure.slider("γ", {
       min: 0,
       max: data.gammas.length - 1,
       value: data.gammas.length - 1,
       text: (i) => String(fraction(chosen().gammas, i, data.gammas.length - 1)),
     });
-    const batches = figure.slider("Batches averaged", { min: 0, max: 8, value: 0, text: (i) => String(2 ** i) });
+    const batches = figure.slider("Batches averaged", { min: 0, max: 8, value: 4, text: (i) => String(2 ** i) });
     const left = figure.panel("Mean squared error over λ");
     const right = figure.panel("Mean squared error over λ and γ");
     figure.keys([
@@ -545,7 +542,7 @@ which tests/test_theory_page.py compares it. */
       ["variance / batches", boxKey("pg-fill pg-blue", 0.45)],
       ["here", markKey("circle", "pg-mark pg-ink")],
       ["least", markKey("triangle", "pg-open pg-green")],
-      ["right: darker is a larger error", boxKey("pg-fill pg-blue", 0.9)],
+      ["right: the stronger, the larger the error", boxKey("pg-fill pg-blue", 0.9)],
     ]);
 
     function least(errors) {
@@ -562,7 +559,6 @@ which tests/test_theory_page.py compares it. */
         yLabel: "in units of |∇J|²",
         xTicks: [0, 0.25, 0.5, 0.75, 1],
         yTicks: ticksTo(most),
-        height: 280,
       });
       plot.area(lambdas, lambdas.map(() => 0), squaredBias, "pg-fill pg-orange", 0.7);
       plot.area(lambdas, squaredBias, errors, "pg-fill pg-blue", 0.45);
@@ -584,7 +580,7 @@ which tests/test_theory_page.py compares it. */
         yTicks: range(gammas.length),
         xText: (i) => String(lambdas[i]),
         yText: (i) => String(gammas[i]),
-        height: 280,
+        ruled: false,
       });
       const logs = errors.flat().map(Math.log);
       const [low, high] = [Math.min(...logs), Math.max(...logs)];
@@ -622,12 +618,13 @@ which tests/test_theory_page.py compares it. */
   /* The frontier */
 
   function frontier(figure, data) {
+    const priced = (x) => Number((10 ** (x / 100)).toPrecision(2));
     const beta = figure.slider("β, the price of a nat of KL", {
       min: -100,
       max: 70,
-      step: 1,
+      step: 5,
       value: 0,
-      text: (x) => digits3(10 ** (x / 100)),
+      text: (x) => String(priced(x)),
     });
     const left = figure.panel("Reward against KL divergence");
     const right = figure.panel("Completions by how often they hold “a”");
@@ -636,7 +633,7 @@ which tests/test_theory_page.py compares it. */
     figure.keys([
       ["best policies; no policy is above", lineKey("pg-ink")],
       ["best for this β", markKey("circle", "pg-mark pg-blue")],
-      ["E[r] − β KL is the same", lineKey("pg-blue pg-dashed")],
+      ["E[r] − β KL is the same", lineKey("pg-blue", "pg-dashed")],
       ["trained by RLHF, 8 seeds for each β", markKey("square", "pg-open pg-orange")],
       ["the reference", boxKey("pg-fill pg-grey")],
       ["π*", boxKey("pg-fill pg-blue")],
@@ -646,7 +643,7 @@ which tests/test_theory_page.py compares it. */
       const plot = axes(left, {
         x: [0, 10],
         y: [1, 6.2],
-        xLabel: "KL(π, π_ref) in nats",
+        xLabel: "KL divergence from the reference, in nats",
         yLabel: "E[r]",
         xTicks: [0, 2, 4, 6, 8, 10],
         yTicks: [1, 2, 3, 4, 5, 6],
@@ -662,7 +659,7 @@ which tests/test_theory_page.py compares it. */
       plot.line(xs, ys, "pg-ink");
       data.rlhf.betas.forEach((each, i) => {
         data.rlhf.kl[i].forEach((x, seed) => plot.mark("square", x, data.rlhf.reward[i][seed], "pg-open pg-orange", 3.5));
-        plot.add(text(plot.px(data.rlhf.kl[i][0]) + 9, plot.py(data.rlhf.reward[i][0]) + 14, `β = ${each}`, { class: "pg-faint" }));
+        plot.add(text(plot.px(data.rlhf.kl[i][0]) + 9, plot.py(data.rlhf.reward[i][0]) + 14, `β = ${each}`, { class: "pg-faint pg-halo" }));
       });
       plot.mark("circle", best.kl, best.reward, "pg-mark pg-blue", 6);
     }
@@ -684,16 +681,16 @@ which tests/test_theory_page.py compares it. */
     }
 
     figure.start(() => {
-      const b = 10 ** (beta() / 100);
+      const b = priced(beta());
       const best = at(b);
       drawFrontier(best, b);
       drawLevels(best);
       const of = data.rewards.map((_, i) => (best.policy[i] / data.reference[i]) * data.completion_probabilities[i]);
       const likeliest = of.indexOf(Math.max(...of));
       figure.summary.textContent =
-        `β = ${digits3(b)}: E[r] = ${fixed(best.reward)} at a KL divergence of ${fixed(best.kl)}, and E[r] − β KL = ` +
+        `β = ${b}: E[r] = ${fixed(best.reward)} at a KL divergence of ${fixed(best.kl)}, and E[r] − β KL = ` +
         `β log Z = ${fixed(best.objective)}. The likeliest completion is “${data.completions[likeliest]}” with ` +
-        `probability ${digits3(of[likeliest])} (under the reference ${data.completion_probabilities[likeliest].toPrecision(2)}).`;
+        `probability ${digits3(of[likeliest])} (under the reference ${digits3(data.completion_probabilities[likeliest])}).`;
     });
   }
 
