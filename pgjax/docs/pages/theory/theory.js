@@ -58,6 +58,7 @@ which tests/test_theory_page.py compares it. */
 
   const fixed = (x, digits = 2) => (Object.is(Math.round(x * 10 ** digits), -0) ? 0 : x).toFixed(digits);
   const signed = (x, digits = 2) => fixed(x, digits).replace("-", "−");
+  const signed0 = (x) => signed(x, 0);
   const digits3 = (x) => (Math.abs(x) < 1e-5 ? "0" : signed(x, Math.max(0, 2 - Math.floor(Math.log10(Math.abs(x))))));
 
   function put(element, attributes, children) {
@@ -278,9 +279,9 @@ which tests/test_theory_page.py compares it. */
       simplex.replaceChildren();
       const add = (...elements) => simplex.append(...elements);
       add(path([...corner, corner[0]].map(at), "pg-shade"));
-      const range1 = [1 - data.clip_eps, 1 + data.clip_eps];
+      const [low, high] = [1 - data.clip_eps, 1 + data.clip_eps];
       const region = old.reduce(
-        (polygon, p, i) => cut(cut(polygon, (x) => x[i] - range1[0] * p), (x) => range1[1] * p - x[i]),
+        (polygon, p, i) => cut(cut(polygon, (x) => x[i] - low * p), (x) => high * p - x[i]),
         corner,
       );
       add(put(path([...region, region[0]].map(at), "pg-fill pg-orange"), { "fill-opacity": 0.25 }, []));
@@ -364,7 +365,7 @@ which tests/test_theory_page.py compares it. */
       ["from the episodes shown, ± a standard error", lineKey("pg-green", "pg-dashed", "square")],
     ]);
     const grid = between(-2, 8, 101);
-    const atBest = exactGradient(data.policy, data.mean_return, data.mean_squared_return, 0);
+    const exactMean = exactGradient(data.policy, data.mean_return, data.mean_squared_return, 0).mean;
 
     function drawDots(actions, returns, level) {
       const plot = axes(dots, {
@@ -428,7 +429,7 @@ which tests/test_theory_page.py compares it. */
       const clamp = (x) => Math.min(Math.max(x, -1.5), 1.5);
       plot.level(0, "pg-grey");
       for (const i of range(3)) {
-        plot.bar(i - 0.12, 0.1, atBest.mean[i], "pg-fill pg-ink", 0.75);
+        plot.bar(i - 0.12, 0.1, exactMean[i], "pg-fill pg-ink", 0.75);
         const ends = [found.mean[i] - found.error[i], found.mean[i] + found.error[i]].map(clamp);
         plot.line([i + 0.16, i + 0.16], ends, "pg-green");
         plot.mark("square", i + 0.16, clamp(found.mean[i]), "pg-mark pg-green");
@@ -450,7 +451,6 @@ which tests/test_theory_page.py compares it. */
         `(${mean.map((x) => signed(x)).join(", ")}).`;
     });
   }
-  const signed0 = (x) => signed(x, 0);
 
   /* The clipped objective */
 
@@ -525,14 +525,14 @@ which tests/test_theory_page.py compares it. */
       },
     ];
     const setting = figure.choice("Problem and value", settings.map(({ name }) => name));
-    const fraction = (list, i, of) => list[Math.min(Math.round((i / of) * (list.length - 1)), list.length - 1)];
+    const nearest = (list, i, of) => list[Math.round((i / of) * (list.length - 1))];
     const chosen = () => settings[setting()];
-    const lambda = figure.slider("λ", { min: 0, max: 10, value: 9, text: (i) => String(fraction(chosen().lambdas, i, 10)) });
+    const lambda = figure.slider("λ", { min: 0, max: 10, value: 9, text: (i) => String(nearest(chosen().lambdas, i, 10)) });
     const gamma = figure.slider("γ", {
       min: 0,
       max: data.gammas.length - 1,
       value: data.gammas.length - 1,
-      text: (i) => String(fraction(chosen().gammas, i, data.gammas.length - 1)),
+      text: (i) => String(nearest(chosen().gammas, i, data.gammas.length - 1)),
     });
     const batches = figure.slider("Batches averaged", { min: 0, max: 8, value: 4, text: (i) => String(2 ** i) });
     const left = figure.panel("Mean squared error over λ");
@@ -601,8 +601,8 @@ which tests/test_theory_page.py compares it. */
       const current = chosen();
       gamma.input.disabled = setting() === CARTPOLE;
       const [l, g] = [
-        current.lambdas.indexOf(fraction(current.lambdas, lambda(), 10)),
-        current.gammas.indexOf(fraction(current.gammas, gamma(), data.gammas.length - 1)),
+        current.lambdas.indexOf(nearest(current.lambdas, lambda(), 10)),
+        current.gammas.indexOf(nearest(current.gammas, gamma(), data.gammas.length - 1)),
       ];
       const n = 2 ** batches();
       const variance = current.variance.map((row) => row.map((each) => each / n));
