@@ -91,6 +91,7 @@ _EXPORTS = {
     "TD3": "algorithms.td3",
     "SAC": "algorithms.sac",
     "DiscreteSAC": "algorithms.discrete_sac",
+    "connect": "core.processes",
     "train": "running.loop",
     "tuned": "running.presets",
     "evaluate": "learning.evaluation",

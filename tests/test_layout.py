@@ -10,7 +10,18 @@ import pgjax
 
 PACKAGE = Path(pgjax.__file__).parent
 FILES = {
-    "core": ["errors", "cores", "own", "text", "hyperparameters", "metrics", "algorithm", "parts", "devices"],
+    "core": [
+        "errors",
+        "cores",
+        "own",
+        "text",
+        "hyperparameters",
+        "metrics",
+        "algorithm",
+        "parts",
+        "processes",
+        "devices",
+    ],
     "environments": ["base", "catalog", "gymnax", "suite", "suites", "host", "wrappers", "probes", "registry"],
     "networks": [
         "distributions",
@@ -59,7 +70,7 @@ FILES = {
     ],
     "reporting": ["statistics", "plotting", "rendering"],
     "sweeping": ["space", "search", "plan", "result", "shell", "optuna"],
-    "commands": ["flags", "cli"],
+    "commands": ["flags", "launch", "cli"],
 }
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 ORDER = [f"{room}.{file}" for room, files in FILES.items() for file in ["__init__", *files]]

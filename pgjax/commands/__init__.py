@@ -1,1 +1,1 @@
-"""The command line: `flags` (made from the dataclasses), `cli` (the commands)."""
+"""The command line: `flags` (made from the dataclasses), `launch` (several processes), `cli` (the commands)."""

@@ -13,7 +13,7 @@ import threading
 import time
 import typing
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,7 @@ from pgjax.commands.flags import (
     positional,
     subject,
 )
+from pgjax.commands.launch import COMMANDS, launch
 from pgjax.core.errors import InputError, Interrupted, nearest
 from pgjax.environments.catalog import CATALOG, SUITE_MODULES
 from pgjax.running.directory import holds_sweep, last_rows, read_config, read_json, read_rows, status, title
@@ -45,6 +46,7 @@ usage: pgjax COMMAND ...
   pgjax train ALGORITHM --env ID --help    every flag, with the values used for that environment
   pgjax sweep ALGORITHM --env ID [flags]   train many settings and seeds; any flag takes several values
   pgjax resume RUN [--total-steps N]       continue a run or sweep that was stopped, or train on
+  pgjax launch --processes N COMMAND ...   train, sweep or resume over several processes of this machine
   pgjax evaluate RUN [--best]              evaluate a run's newest state, or its best
   pgjax list [DIR] [--json]                the runs under a directory
   pgjax plot RUN ... [--out PATH]          learning curves of runs, as PNG and SVG
@@ -66,10 +68,11 @@ for example:
 def main(argv: list[str] | None = None) -> int:
     """The console script: 0 on success, 2 for input that was refused, 1 for a run that failed."""
     arguments = sys.argv[1:] if argv is None else argv
-    commands = {
+    commands: dict[str, Callable[[list[str]], int | None]] = {
         "train": _train,
         "sweep": _sweep,
         "resume": _resume,
+        "launch": launch,
         "evaluate": _evaluate,
         "list": _list,
         "plot": _plot,
@@ -90,8 +93,8 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(f"command = {arguments[0]!r} is not known: {nearest(arguments[0], commands)}")
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]
-            with _early_signals():
-                commands[arguments[0]](arguments[1:])
+            with _early_signals(), _joined(arguments):
+                status = commands[arguments[0]](arguments[1:])
             sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -108,7 +111,23 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped by SIGINT; nothing was being trained", file=sys.stderr)
         return 128 + signal.SIGINT
-    return 0
+    return status or 0
+
+
+@contextlib.contextmanager
+def _joined(arguments: list[str]) -> Iterator[None]:
+    """Among several processes, if the environment says so: all but the first one print nothing but errors."""
+    named = "PGJAX_PROCESSES" in os.environ or "SLURM_PROCID" in os.environ
+    if arguments[0] not in COMMANDS or _asks_for_help(arguments) or not named:
+        yield
+        return
+    from pgjax.core import processes
+
+    processes.connect()
+    with contextlib.ExitStack() as quiet:
+        if not processes.is_first():
+            quiet.enter_context(contextlib.redirect_stdout(quiet.enter_context(Path(os.devnull).open("w"))))
+        yield
 
 
 @contextlib.contextmanager
@@ -217,11 +236,12 @@ def _train(arguments: list[str]) -> None:
     check_sinks(flags.sinks)
     if flags.cache:
         enable_compilation_cache()
+    from pgjax.core.processes import agreed
     from pgjax.running.config import to_config
     from pgjax.running.shell import run
 
     algorithm = what.build(vars(flags) | _params(what, flags))
-    directory = Path(flags.directory or _new_directory(f"{what.subject}-{what.name}"))
+    directory = Path(flags.directory or agreed(_new_directory(f"{what.subject}-{what.name}")))
     _print_config(to_config(algorithm), flags.seed)
     kept = {
         name: getattr(flags, name) for name in ("seeds", "checkpoint_every", "keep", "episodes", "sinks", "devices")
@@ -287,6 +307,7 @@ def _sweep(arguments: list[str]) -> None:
     )
     if flags.cache:
         enable_compilation_cache()
+    from pgjax.core.processes import agreed
     from pgjax.sweeping.shell import sweep
     from pgjax.sweeping.space import ValueDistribution
 
@@ -304,7 +325,7 @@ def _sweep(arguments: list[str]) -> None:
         axes |= {name: [given[name]] * times for name in sorted(options_set - axes.keys())}  # for each of them alike
     fixed = {flag: {k: v for k, v in each.items() if k not in axes} for flag, each in params.items()}
     algorithm = what.build({name: value for name, value in values.items() if name not in axes} | fixed)
-    directory = Path(flags.directory or _new_directory(f"{what.subject}-{what.name}-sweep"))
+    directory = Path(flags.directory or agreed(_new_directory(f"{what.subject}-{what.name}-sweep")))
     passed = ("mode", "num_samples", "seed", "points", "episodes", "members_at_once", "devices", "checkpoint_every")
     kept = {name: getattr(flags, name) for name in passed}
     axes = {what.axis_name(name): values for name, values in axes.items()}
@@ -338,6 +359,11 @@ def _report_sweep(result: Any, directory: Path) -> None:
     """The best settings, the picture, and the line of figures."""
     from rich.console import Console
     from rich.table import Table
+
+    from pgjax.core.processes import is_first
+
+    if not is_first():
+        return
 
     from pgjax.sweeping.result import value_label
 
@@ -388,7 +414,10 @@ def _resume(arguments: list[str]) -> None:
 def _report(result: Any, directory: Path) -> None:
     """Where the run is, how good it is, and the line of figures."""
     from pgjax.core.parts import kinds_of, subject_name
+    from pgjax.core.processes import is_first
 
+    if not is_first():
+        return
     last = read_rows(directory / "evaluations.jsonl")[-1]
     name, _ = result.algorithm.score
     print(f"run kept in {directory}")

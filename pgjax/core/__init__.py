@@ -3,5 +3,6 @@
 Read `errors` (what is refused), `cores` (a device for each core of a CPU), `own` (code of the user's), `text` (how
 objects show themselves), `hyperparameters` (traced and static fields), `metrics` (what an iteration reports),
 `algorithm` (the interface between an algorithm and everything that runs it), `parts` (hyperparameters that are
-objects), `devices` (dividing work).
+objects), `processes` (several that work
+together), `devices` (dividing work).
 """

@@ -1,4 +1,5 @@
-"""Several devices: the members of a population are spread over them, or the environments of one run.
+"""Several devices, those of all processes: the members of a population are spread over them, or the environments of
+one run.
 
 For one run nothing is to be said where it is written: compiled `with jax.set_mesh(env_mesh(n))`, its environments and
 the samples of every minibatch are divided, and without such a mesh the functions that divide them change nothing. A
@@ -17,6 +18,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
+from pgjax.core import processes
 from pgjax.core.errors import InputError
 
 ENVS = "envs"
@@ -36,11 +38,11 @@ def host_memory() -> int:
 
 
 def memory_limit(mesh: Mesh) -> float:
-    """Bytes that a program may take on all devices together."""
-    stats = mesh.devices.flat[0].memory_stats()
-    if stats:
-        return MEMORY_SHARE * mesh.size * stats["bytes_limit"]
-    return MEMORY_SHARE * host_memory()
+    """Bytes that a program may take on all devices together; those of several processes on CPUs as if all were on the
+    machine that has the least."""
+    stats = jax.local_devices()[0].memory_stats()
+    limit = mesh.size * stats["bytes_limit"] if stats else host_memory()
+    return MEMORY_SHARE * min(processes.exchanged(limit))
 
 
 def check_memory(needed: float, mesh: Mesh) -> None:
@@ -72,33 +74,46 @@ def largest_array(jaxpr: Any) -> int:
     return largest
 
 
-def local_devices(wanted: int | None) -> int:
-    """How many devices to use: all local ones by default.
+def count_devices(wanted: int | None) -> int:
+    """How many devices to use: all by default, and always all of several processes.
 
     Raises:
         InputError: there are not that many.
     """
-    there = jax.local_device_count()
+    there, several = jax.device_count(), processes.count()
     is_whole = isinstance(wanted, int) and not isinstance(wanted, bool)
     if wanted is not None and not (is_whole and 1 <= wanted <= there):
         raise InputError(f"devices = {wanted!r} is not accepted: expected from 1 to the {there} there are")
+    if several > 1 and wanted not in (None, there):
+        raise InputError(f"devices = {wanted} is not accepted: {several} processes use all {there} they have")
     return wanted or there
 
 
 def member_mesh(devices: int | None, members: int) -> Mesh:
-    """Local devices, but not more than there are members, as one axis that members are spread over."""
-    return Mesh(np.array(jax.local_devices()[: min(local_devices(devices), members)]), tuple(MEMBERS))
+    """Devices, but not more than there are members, as one axis that members are spread over; of several processes
+    all."""
+    there = count_devices(devices)
+    return Mesh(np.array(jax.devices()[: there if processes.count() > 1 else min(there, members)]), tuple(MEMBERS))
 
 
 def equal_shares(mesh: Mesh, members: int) -> Mesh:
-    """As many of its devices as divide the members into equal shares."""
+    """As many of its devices as divide the members into equal shares.
+
+    Raises:
+        InputError: there are several processes, and their devices do not.
+    """
     size = max(n for n in range(1, mesh.size + 1) if members % n == 0)
+    if processes.count() > 1 and size < mesh.size:
+        raise InputError(
+            f"seeds = {members} is not accepted: expected a multiple of the {mesh.size} devices of "
+            f"{processes.count()} processes"
+        )
     return Mesh(mesh.devices[:size], mesh.axis_names)
 
 
 def env_mesh(devices: int) -> Mesh:
-    """The first local devices as one axis that environments are divided over."""
-    return Mesh(np.array(jax.local_devices()[:devices]), (ENVS,))
+    """The first devices as one axis that environments are divided over."""
+    return Mesh(np.array(jax.devices()[:devices]), (ENVS,))
 
 
 def _divided() -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 
 from pgjax.core.algorithm import Params
 from pgjax.core.errors import InputError
+from pgjax.core.processes import is_key
 from pgjax.running.directory import read_json, write_json
 
 
@@ -61,11 +62,21 @@ class Checkpoints:
         self.writing: Future[None] | None = None
         self.read_only, self.left_out, self.identity = keep is None, left_out, identity
         self._mend_scores()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+        )
         try:
+            if not self.read_only:
+                self.directory.mkdir(parents=True, exist_ok=True)
             self.manager = ocp.CheckpointManager(
                 self.directory,
-                item_handlers={"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
+                item_handlers={
+                    "state": ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
+                    "meta": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+                },
                 options=ocp.CheckpointManagerOptions(
+                    multiprocessing_options=alone,
+                    create=False,
                     preservation_policy=None if self.read_only else kept,
                     best_fn=evaluated,
                     best_mode=direction,
@@ -305,13 +316,8 @@ def _kept(
     return Checkpoints(run / "checkpoints", score, None, left_out, identity)
 
 
-def to_host(state: Any) -> Any:
-    """A state as NumPy; random keys as the words they are made of."""
-    return jax.tree.map(lambda leaf: np.array(_words(leaf)), state)
-
-
 def from_host(states: list[Any], like: Any) -> Any:
-    """States that `to_host` gave, stacked, with random keys where `like` has them."""
+    """States that `on_host` gave, stacked, with random keys where `like` has them."""
 
     def stacked(like: Any, *leaves: Any) -> Any:
         return jax.random.wrap_key_data(jnp.stack(leaves)) if is_key(like) else np.stack(leaves)
@@ -372,11 +378,6 @@ def _words(leaf: Any) -> Any:
         return leaf
     abstract = isinstance(leaf, jax.ShapeDtypeStruct)
     return jax.eval_shape(jax.random.key_data, leaf) if abstract else jax.random.key_data(leaf)
-
-
-def is_key(leaf: Any) -> bool:
-    """Whether an array, or its shape, is of typed random keys."""
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _digest(leaf: np.ndarray) -> str:

@@ -9,18 +9,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from pgjax.core import processes
 from pgjax.core.algorithm import Algorithm, Scores
 from pgjax.core.devices import (
     MEMBERS,
+    SHARE_STEPS,
     check_memory,
+    count_devices,
     env_mesh,
     equal_shares,
     everywhere,
     largest_array,
-    local_devices,
     member_mesh,
     memory_limit,
     total_bytes,
@@ -76,11 +79,15 @@ class Layout(NamedTuple):
 
     def place(self, x: Any) -> Any:
         """A state, keys or anything else with one entry per member, where they belong."""
-        return jax.device_put(x, NamedSharding(self.mesh, self.state))
+        return processes.placed(x, NamedSharding(self.mesh, self.state))
 
     def place_algorithm(self, algorithm: Any) -> Any:
         """An algorithm of the same structure, where its leaves belong."""
-        return jax.device_put(algorithm, jax.tree.map(lambda s: NamedSharding(self.mesh, s), self.algorithm))
+        return processes.placed(algorithm, jax.tree.map(lambda s: NamedSharding(self.mesh, s), self.algorithm))
+
+    def place_count(self, count: int) -> Any:
+        """How many iterations, for every device."""
+        return processes.placed(np.int32(count), NamedSharding(self.mesh, PartitionSpec()))
 
 
 class Programs(NamedTuple):
@@ -101,13 +108,24 @@ class Programs(NamedTuple):
 
 
 def env_layout(algorithm: Algorithm, devices: int | None = None) -> Layout:
-    """A single algorithm on as many of `devices`, by default all local ones, as it says that it divides into."""
-    there = local_devices(devices)
-    return _layout(algorithm, env_mesh(max(n for n in range(1, there + 1) if n == 1 or algorithm.divides_into(n))), 0)
+    """A single algorithm on as many of `devices`, by default all there are, as it says that it divides into.
+
+    Raises:
+        InputError: there are several processes, and it does not divide into their devices.
+    """
+    there = count_devices(devices)
+    size = max(n for n in range(1, there + 1) if n == 1 or algorithm.divides_into(n))
+    if processes.count() > 1 and size < there:
+        raise InputError(
+            f"{type(algorithm).__name__} does not divide over the {there} devices of {processes.count()} processes: "
+            f"expected environments and minibatches that are multiples of {there}, and at least {SHARE_STEPS} steps of "
+            "each minibatch for each device"
+        )
+    return _layout(algorithm, env_mesh(size), 0)
 
 
 def member_layout(population: Population, devices: int | None = None) -> Layout:
-    """A population over as many of `devices`, by default all local ones, as divide its members into equal shares."""
+    """A population over as many of `devices`, by default all there are, as divide its members into equal shares."""
     return _layout(population, equal_shares(member_mesh(devices, population.size), population.size), population.size)
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
+from pgjax.core import processes
 from pgjax.core.errors import InputError, Interrupted
 from pgjax.running.config import differences, entry, version_changes, versions
 from pgjax.running.directory import locked, read_json, write_json, write_status
@@ -83,8 +84,21 @@ def check_same(
 def devices_of(config: dict[str, Any], devices: int | None) -> int | None:
     """How many devices a stored run or sweep goes on on: `devices`, else as many as before, else all there are."""
     before = config.get("devices")
-    known = isinstance(before, int) and 1 <= before <= jax.local_device_count()
+    known = isinstance(before, int) and 1 <= before <= jax.device_count() and processes.count() == 1
     return before if devices is None and known else devices
+
+
+def check_equal(config: dict[str, Any]) -> None:
+    """Refuse processes of which one has another config, or other versions, than the first.
+
+    Raises:
+        InputError: in all of them, naming the process and what differs.
+    """
+    first, *others = processes.exchanged(config | {"versions": versions()})
+    for process, other in enumerate(others, start=1):
+        found = said_differences(other, first, first)
+        if found:
+            raise InputError(f"process {process} does not do what process 0 does: its {found}")
 
 
 def said_differences(stored: dict[str, Any], config: dict[str, Any], names: Iterable[str]) -> str:
@@ -96,7 +110,8 @@ def said_differences(stored: dict[str, Any], config: dict[str, Any], names: Iter
 def held(
     directory: Path, name: str, config: dict[str, Any], adopt: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """Hold a directory whose config is the file `name`, and write there how the work inside ends.
+    """Hold a directory whose config is the file `name`, and write there how the work inside ends; of several processes
+    the first one does.
 
     Yields the config to work with: `adopt(stored)` where there is one already, else `config` with an identity.
 
@@ -104,6 +119,17 @@ def held(
         InputError: another process holds the directory, it holds something of another sort, or cannot be written.
         And what `adopt` raises.
     """
+    with contextlib.ExitStack() as opened:
+        with processes.together():
+            if processes.is_first():
+                config = opened.enter_context(_held(directory, name, config, adopt))
+        yield processes.agreed(config)
+
+
+@contextlib.contextmanager
+def _held(
+    directory: Path, name: str, config: dict[str, Any], adopt: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
     with locked(directory) as stale:
         if stale:
             warnings.warn(f"process {stale} died while it worked on {directory}: taking over", stacklevel=3)
@@ -217,7 +243,7 @@ def drive(
     how_to_go_on: Callable[[int], str],
 ) -> None:
     """Work from `position` to `end`: `position = advance(position)`, then `ask(position)` whether to stop there and
-    `keep(position, stopping)`.
+    `keep(position, stopping)`. What one of several processes hears, is asked or fails with stops all of them there.
 
     Raises:
         Interrupted: a signal was heard, or `Stopped`, it was asked to stop, and there is work left; what was kept last
@@ -225,14 +251,18 @@ def drive(
         And what `ask` raises, when that was kept as well.
     """
     while position < end:
-        position = advance(position)
+        with processes.together():
+            position = advance(position)
         failure: BaseException | None = None
         try:
             enough = bool(ask(position))
         except BaseException as error:  # whatever it is, what was trained is kept first
             enough, failure = True, error
-        heard = list(stopped)  # a signal from here on is heard after the next piece of work
-        keep(position, enough or bool(heard))
+        # a signal from here on is heard after the next piece of work
+        said = processes.exchanged([enough, [signal_.value for signal_ in stopped]])
+        enough, heard = any(each for each, _ in said), [signal.Signals(x) for _, each in said for x in each]
+        with processes.together():
+            keep(position, enough or bool(heard))
         if failure:
             raise failure
         if heard and position < end:

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pgjax.core import processes
 from pgjax.core.algorithm import Algorithm, Key, not_kept
-from pgjax.core.devices import check_memory, local_devices
+from pgjax.core.devices import check_memory, count_devices
 from pgjax.core.errors import InputError
 from pgjax.core.metrics import is_absent, number
 from pgjax.learning.optimizers import STRETCHED
@@ -31,6 +32,7 @@ from pgjax.running.session import (
     Progress,
     Stopped,
     check_count,
+    check_equal,
     check_same,
     check_seeds,
     check_single,
@@ -67,6 +69,8 @@ def run(
     checkpoint, to the same bits as if it had never stopped; a larger `total_steps` trains on. SIGINT and SIGTERM finish
     the chunk, save, and raise `Interrupted`; a second one ends the process at once.
 
+    Several processes (`pgjax.connect`) make the same call; the first one owns the directory, and each gets the result.
+
     Args:
         seeds: train this many members with the keys of `seed`, `seed + 1`, ... as one program.
         checkpoint_every: iterations between checkpoints, each evaluated; by default about every minute, and so rarely
@@ -74,8 +78,8 @@ def run(
         keep: how many of the newest checkpoints to keep, beside the best one by evaluated score.
         episodes: episodes, or other cases, of each evaluation.
         sinks: what gets the metrics besides `metrics.jsonl`, names of `SINKS` in `running/sinks.py`.
-        devices: over how many local devices members are spread, or the environments of a single run that is large
-            enough; by default all. Another number changes results by rounding.
+        devices: over how many devices members are spread, or the environments of a single run that is large enough; by
+            default all, and of several processes always. Another number changes results by rounding.
         callback: called about once a second with the `Progress` so far. If it returns True the run ends there: it is
             evaluated and kept as at its end, returned, and goes on if it is run again. What it raises ends the run as
             well, kept before it is raised. `EarlyStopping` is one.
@@ -94,11 +98,13 @@ def run(
         check_count(f"run: {name}", value)
     check_seeds("run", seed, seeds or 1)
     check_sinks(sinks)
-    local_devices(devices)
+    count_devices(devices)
     check_single("run", algorithm)
     layout = env_layout(algorithm, devices) if seeds is None else member_layout(copies(algorithm, seeds), devices)
     kept = (seed, seeds, checkpoint_every, keep, episodes, list(sinks))
     config = to_config(algorithm) | dict(zip(KEPT, kept, strict=True)) | {"devices": layout.mesh.size}
+    check_equal(config)
+    progress = progress and processes.is_first()
     try:
         if directory is None:
             return _train(algorithm, config, None, layout, progress, callback)
@@ -374,8 +380,12 @@ class _Training:
         """Of a sink beside the run's own files: raised when the run has been kept."""
         self.checkpoints: Checkpoints | None = None
         self.done, self.state = 0, None
+        self.path = directory and directory / "metrics.jsonl"
         if directory:
-            self._open(directory, config, lambda: subject.init(key), opened)
+            with processes.together():
+                if processes.is_first():
+                    self._open(directory, config, lambda: subject.init(_key(config)), opened)
+            self._share(lambda: subject.init(_key(config)))
         if self.state is None:
             self.state = self.programs.init(self.subject, key)
         jax.block_until_ready(self.state)
@@ -388,7 +398,7 @@ class _Training:
         opened.enter_context(contextlib.closing(self.checkpoints))
         restored = self.checkpoints.restore_newest(init)
         if restored:
-            self.done, self.state = restored[0], self.programs.layout.place(restored[1])
+            self.done, self.state = restored
         path, mark = directory / "metrics.jsonl", self.checkpoints.rows and Mark(*self.checkpoints.rows)
         if not (mark and mark.is_of(path)):
             _mend_rows(path, self.done, expects_all=True, was_changed=mark is not None)
@@ -403,14 +413,21 @@ class _Training:
             self.sinks.append(open_sink(name, directory, self.done, config))
             opened.callback(_tell, self.sinks[-1], "close")
 
+    def _share(self, init: Any) -> None:
+        """The state that the first process restored, where it belongs in all."""
+        self.done = processes.agreed(self.done)
+        if self.done:
+            self.state = self.programs.layout.place(processes.of_first(self.state, jax.eval_shape(init)))
+
     def advance(self, done: int) -> int:
         """About a second of work, and its rows to the sinks."""
-        size = min(self.chunk, self.total - done, self.clock.left(done) or self.total)
+        size = processes.agreed(min(self.chunk, self.total - done, self.clock.left(done) or self.total))
         start = time.perf_counter()
-        self.state, report = self.programs.advance(self.subject, self.state, np.int32(size))
-        rows, failure = _rows(jax.device_get(report), done, size, self.iteration_steps)
+        count = self.programs.layout.place_count(size)
+        self.state, report = self.programs.advance(self.subject, self.state, count)
+        rows, failure = _rows(processes.on_host(report), done, size, self.iteration_steps)
         self.new_rows = rows
-        if self.checkpoints is None:
+        if self.path is None:
             self.columns.append(_stacked(rows))
         for sink in self.sinks if rows else []:
             self._tell(sink, "write", rows)
@@ -422,18 +439,21 @@ class _Training:
 
     def keep(self, done: int, stopping: bool) -> None:
         """A checkpoint if one is due: evaluated, or at once for a run that must stop."""
-        last, stopping = done == self.total, stopping or self.failure is not None
-        due = last or self.clock.is_due(done)
-        if self.checkpoints is None or not (due or stopping):
+        last, failed = done == self.total, self.failure is not None
+        due, failed = processes.agreed([last or self.clock.is_due(done), failed])
+        if self.path is None or not (due or stopping or failed):
             return
         with self.clock.measured():
-            _check_finite_params(self.state, done)
-            score = self._evaluate(done) if due else float("nan")
-            for sink in [*self.sinks, self.evaluations]:
-                self._tell(sink, "flush")  # what a checkpoint builds on must outlive a crash with it
-            self.checkpoints.save(done, self.state, score, self.metrics.mark)
-            if last or stopping or self.failure:
-                self.checkpoints.wait()
+            state = self.state if processes.count() == 1 else processes.on_host(self.state)
+            _check_finite_params(state, done)
+            scores = processes.on_host(self.programs.evaluate(self.subject, self.state)) if due else None
+            if self.checkpoints:
+                score = self._evaluated(done, scores) if scores else float("nan")
+                for sink in [*self.sinks, self.evaluations]:
+                    self._tell(sink, "flush")  # what a checkpoint builds on must outlive a crash with it
+                self.checkpoints.save(done, state, score, self.metrics.mark)
+                if last or stopping or self.failure:
+                    self.checkpoints.wait()
         if self.failure:
             raise self.failure
 
@@ -453,20 +473,23 @@ class _Training:
 
     def all_metrics(self, done: int) -> Mapping[str, np.ndarray]:
         """Of all iterations: those of a run with a directory stay in their file until somebody asks."""
-        if self.checkpoints is not None:
-            return StoredMetrics(self.metrics.path, done)
+        if self.path is not None:
+            return StoredMetrics(self.path, done)
         first, *_ = self.columns
         return {name: np.concatenate([columns[name] for columns in self.columns]) for name in first}
 
     def own_state(self) -> Any:
-        """The state where a user finds it: that of a single run on one device, which does what he does with it."""
-        return jax.device_put(self.state, jax.local_devices()[0]) if self.is_single else self.state
+        """The state where a user finds it: that of a single run on one device, which does what he does with it, and
+        whole in each of several processes."""
+        state = self.state
+        if processes.count() > 1:
+            state = processes.with_keys(processes.on_host(state), state)
+        return jax.device_put(state, jax.local_devices()[0]) if self.is_single else state
 
-    def _evaluate(self, done: int) -> float:
+    def _evaluated(self, done: int, scores: dict[str, np.ndarray]) -> float:
         """Write the scores of exactly this state; the mean of the one that ranks."""
-        scores = jax.device_get(self.programs.evaluate(self.subject, self.state))
-        if self.checkpoints:
-            self.checkpoints.wait()  # that of the row before, as who goes on expects
+        assert self.checkpoints
+        self.checkpoints.wait()  # that of the row before, as who goes on expects
         row = {"iteration": done, "steps": done * self.iteration_steps}
         self.evaluations.write([row | {name: x.tolist() for name, x in scores.items()}])
         return float(np.mean(scores[self.score[0]]))

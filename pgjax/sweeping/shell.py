@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pgjax.core import processes
 from pgjax.core.algorithm import SWEEP_STREAM, not_kept
-from pgjax.core.devices import local_devices
+from pgjax.core.devices import count_devices
 from pgjax.core.errors import InputError, nearest
 from pgjax.core.metrics import is_absent, number
 from pgjax.reporting.plotting import label
-from pgjax.running.checkpoint import Checkpoints, from_host, to_host
+from pgjax.running.checkpoint import Checkpoints, from_host
 from pgjax.running.compile import Programs, compile_batch, fit, memory_limit
 from pgjax.running.config import entry
 from pgjax.running.directory import read_json, write_json
@@ -32,6 +33,7 @@ from pgjax.running.session import (
     Clock,
     Progress,
     check_count,
+    check_equal,
     check_same,
     devices_of,
     drive,
@@ -99,7 +101,7 @@ def sweep(
             not grow with its length.
         episodes: episodes of each member's evaluation at the end.
         members_at_once: how many train together at most; by default as many as fit into memory.
-        devices: over how many local devices members are spread; by default all.
+        devices: over how many devices members are spread; by default all, and of several processes always.
         checkpoint_every: points between checkpoints; by default about every minute, and so rarely that they take at
             most 2 % of the time.
         callback: called after every point of members that train together, with their `Progress`. If it returns True the
@@ -116,7 +118,9 @@ def sweep(
     for name, value in kept._asdict().items():
         if value is not None:
             check_count(f"sweep: {name}", value)
-    there = {"devices": local_devices(devices)}
+    there = {"devices": count_devices(devices)}
+    check_equal(plan.config | there)
+    progress = progress and processes.is_first()
     if progress:
         say(plan.describe())
         for note in {budget_note(a) for a in plan.algorithms}:
@@ -128,7 +132,9 @@ def sweep(
     with held(Path(directory), "sweep.json", config | there, adopt) as config:
         identity = entry(config, "id", str(directory))
         result = _Sweep(plan, kept, devices, Path(directory), progress, callback, identity).train()
-        result.to_csv(Path(directory) / "members.csv")
+        with processes.together():
+            if processes.is_first():
+                result.to_csv(Path(directory) / "members.csv")
         return result
 
 
@@ -214,10 +220,12 @@ class _Sweep:
         seeds = len(plan.seeds)
         members = [i * seeds + s for i in settings for s in range(seeds)]
         example = plan.algorithms[settings[0]]
-        sizes = _Sizes(self.directory)
+        with processes.together():
+            sizes = _Sizes(self.directory if processes.is_first() else None)
         began = time.perf_counter()
-        if where in sizes:
-            size = min(sizes[where], len(members) + jax.local_device_count())
+        known = processes.agreed(sizes.get(where))
+        if known:
+            size = min(known, len(members) + jax.device_count())
             programs = compile_batch(example, group.stacked, size, self.devices, self.kept.episodes)
         else:
             how = self.devices, self.kept.episodes, self.kept.members_at_once
@@ -258,12 +266,17 @@ class _Sweep:
         with contextlib.ExitStack() as opened:
             checkpoints, clock = None, Clock(self.kept.checkpoint_every)
             if path:
-                identity = f"{self.identity}/{path.relative_to(self.directory)}" if self.directory else None
-                checkpoints = Checkpoints(path, None, 1, not_kept(population.member), identity)
-                opened.enter_context(contextlib.closing(checkpoints))
-                restored = checkpoints.restore_newest(lambda: _kept_of(batch, population))
-                if restored:
-                    point, batch = restored[0], _placed(_whole(restored[1], population), programs, population)
+                restored = None
+                with processes.together():
+                    if processes.is_first():
+                        identity = f"{self.identity}/{path.relative_to(self.directory)}" if self.directory else None
+                        checkpoints = Checkpoints(path, None, 1, not_kept(population.member), identity)
+                        opened.enter_context(contextlib.closing(checkpoints))
+                        restored = checkpoints.restore_newest(lambda: _kept_of(batch, population))
+                found = processes.agreed(restored and restored[0])
+                if found is not None:
+                    kept = processes.of_first(restored and restored[1], _kept_of(batch, population))
+                    point, batch = found, _placed(_whole(kept, population), programs, population)
 
             def advance(point: int) -> int:
                 nonlocal batch
@@ -271,15 +284,19 @@ class _Sweep:
                 self._show(batch, members, point + 1)
                 if point + 1 == plan.points:
                     changed = dataclasses.replace(population, member=batch.member)
-                    batch = batch._replace(scores=_float32(programs.evaluate(changed, batch.state)))
+                    scores = processes.on_host(programs.evaluate(changed, batch.state))
+                    batch = batch._replace(scores=_float32(scores))
                 return point + 1
 
             def keep(point: int, stopping: bool) -> None:
-                if checkpoints and (stopping or point == end or clock.is_due(point)):
+                if path and processes.agreed(stopping or point == end or clock.is_due(point)):
                     with clock.measured():
-                        checkpoints.save(point, _kept_of(batch, population), float("nan"))
-                        if stopping or point == end:
-                            checkpoints.wait()
+                        kept = _kept_of(batch, population)
+                        kept = kept if processes.count() == 1 else processes.on_host(kept)
+                        if checkpoints:
+                            checkpoints.save(point, kept, float("nan"))
+                            if stopping or point == end:
+                                checkpoints.wait()
 
             def ask(point: int) -> bool | None:
                 if self.callback is None:
@@ -300,15 +317,15 @@ class _Sweep:
         population = dataclasses.replace(population, member=batch.member)
         member, state = batch.member, batch.state
         iteration = plan.iteration(member, point + 1)
-        count = np.int32(iteration - plan.iteration(member, point))
+        count = programs.layout.place_count(iteration - plan.iteration(member, point))
         state, report = programs.advance(population, state, count)
-        metrics, finite = jax.device_get(report)
+        metrics, finite = processes.on_host(report)
         for name, metric in metrics.items():
             batch.curves[name][point] = number(metric)
             finite = finite & (is_absent(metric) | np.isfinite(batch.curves[name][point]))
         failed = np.where((batch.failed < 0) & ~finite, np.int32(iteration), batch.failed)
         for name, schedule in batch.schedules.items():
-            schedule[point] = getattr(member, name)
+            schedule[point] = processes.on_host(getattr(member, name))
         if search.changes_after(point + 1) and point + 1 < plan.points:
             metric, sign = ranked_by(search.metric, member)
             scores = sign * curve_mean(batch.curves[metric][: point + 1].T, search.window())
@@ -333,11 +350,11 @@ class _Sweep:
             known[members] = scores[: len(members)]
         self.failed[members] = batch.failed[: len(members)]
         self.reached[members] = end
-        host = to_host(batch.state)
-        changed = dataclasses.replace(population, member=batch.member)
+        host = processes.on_host(batch.state)
+        changed = dataclasses.replace(population, member=processes.on_host(batch.member)) if batch.schedules else None
         for row, i in enumerate(members):
             self.states[i] = jax.tree.map(lambda x, row=row: x[row], host)
-            if batch.schedules:
+            if changed:
                 self.algorithms[i] = member_of(changed, row)
 
     def _show(self, batch: Batch, members: list[int], point: int) -> None:

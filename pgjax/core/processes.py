@@ -1,0 +1,251 @@
+"""Several processes that run one program together, each with devices of its own, on one machine or many.
+
+`connect` joins them, by `jax.distributed`. From then on they make the same calls, and a run divides over the devices
+of all. What only one of them may do, such as writing files, is the first one's; what depends on a clock, a signal or a
+file is exchanged, so that all do the same. With one process everything here is nothing.
+"""
+
+import contextlib
+import functools
+import itertools
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax._src import distributed  # the coordinator's messages have no public name
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+from pgjax.core.errors import InputError
+
+CONNECT_SECONDS = 300
+"""How long processes wait for each other at the start."""
+HEARTBEAT_SECONDS = 100
+"""After so long without a sign of life a process counts as lost, and all others end."""
+WAIT_SECONDS = 24 * 3600
+"""How long one that is alive is waited for: it may compile, or write a checkpoint."""
+
+
+class Place(NamedTuple):
+    """Which of several processes this one is."""
+
+    coordinator: str
+    """HOST:PORT at which the first one listens."""
+    processes: int
+    process: int
+
+
+def place_of(environ: Mapping[str, str]) -> Place | None:
+    """What the environment says: our own variables, as `pgjax launch` sets them, or those of a SLURM step with several
+    tasks; None for a process by itself.
+
+    Raises:
+        InputError: some of our variables are not there, or a value is not accepted.
+    """
+    names = "PGJAX_COORDINATOR", "PGJAX_PROCESSES", "PGJAX_PROCESS"
+    own = [name for name in names if name in environ]
+    if own:
+        missing = [name for name in names if name not in environ]
+        if missing:
+            raise InputError(f"{own[0]} is set and {' and '.join(missing)} is not: expected all of {', '.join(names)}")
+        return Place(environ[names[0]], _number(environ, names[1], 1), _number(environ, names[2], 0))
+    if "SLURM_PROCID" in environ and _number(environ, "SLURM_NTASKS", 1, "1") > 1:
+        host = _first_host(environ.get("SLURM_STEP_NODELIST", environ.get("SLURM_NODELIST", "localhost")))
+        port = 61440 + _number(environ, "SLURM_JOB_ID", 0, "0") % 4096
+        return Place(f"{host}:{port}", _number(environ, "SLURM_NTASKS", 1), _number(environ, "SLURM_PROCID", 0))
+    return None
+
+
+def _number(environ: Mapping[str, str], name: str, least: int, default: str = "") -> int:
+    text = environ.get(name, default)
+    if not text.isdecimal() or int(text) < least:
+        raise InputError(f"{name} = {text!r} is not accepted: expected a whole number of at least {least}")
+    return int(text)
+
+
+def _first_host(nodes: str) -> str:
+    """Of a SLURM list such as `node[3-5,8],login`."""
+    prefix, bracket, inside = nodes.partition("[")
+    if not bracket or "," in prefix:
+        return nodes.partition(",")[0]
+    return prefix + inside.partition("]")[0].partition(",")[0].partition("-")[0]
+
+
+def connect(
+    coordinator: str | None = None,
+    processes: int = 1,
+    process: int = 0,
+    timeout: int = CONNECT_SECONDS,
+    heartbeat: int = HEARTBEAT_SECONDS,
+) -> None:
+    """Join `processes` processes of which this is number `process`, from 0; before jax computes anything.
+
+    Args:
+        coordinator: HOST:PORT where the first one listens, reached by all. Without it the environment says all three,
+            as `pgjax launch` or SLURM have set it, and nothing is done where it does not.
+        timeout: seconds that they wait for each other.
+        heartbeat: seconds without a sign of life after which a process counts as lost, and all others are ended.
+
+    Raises:
+        InputError: the numbers do not fit together, the port is in use, or a process did not come in time.
+    """
+    if coordinator is None:
+        place = place_of(os.environ)
+        if place is None:
+            return
+        coordinator, processes, process = place
+    if not 0 <= process < processes:
+        raise InputError(f"connect: process = {process} is not accepted: expected one from 0 to {processes - 1}")
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise InputError(f"connect: coordinator = {coordinator!r} is not accepted: expected HOST:PORT")
+    if process == 0:
+        check_port_is_free(int(port))
+    # Programs that meet other processes must start in the same order everywhere, and signals are the run's.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            cluster_detection_method="deactivate",
+            initialization_timeout=timeout,
+            heartbeat_timeout_seconds=heartbeat,
+        )
+    except Exception as error:
+        said = str(error).strip().split("\n")[0][:300]
+        raise InputError(
+            f"process {process} of {processes} could not join the others at {coordinator} within {timeout} s: {said}"
+        ) from error
+
+
+def check_port_is_free(port: int) -> None:
+    """Refuse a port that something listens on.
+
+    Raises:
+        InputError: naming it.
+    """
+    with contextlib.closing(socket.socket()) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", port))
+        except OSError as error:
+            raise InputError(f"port {port} cannot be listened on: {os.strerror(error.errno or 0)}") from error
+
+
+def count() -> int:
+    """How many processes there are."""
+    return jax.process_count()
+
+
+def is_first() -> bool:
+    """Whether this is the process that owns files, locks and what is shown."""
+    return jax.process_index() == 0
+
+
+_rounds = itertools.count()
+
+
+def exchanged(value: Any) -> list[Any]:
+    """What each process gave, in their order; JSON values.
+
+    Through the coordinator, not the devices: processes that have come apart wait here, where a lost one ends the
+    others, and do not read each other's gradients as messages.
+    """
+    if count() == 1:
+        return [value]
+    client: Any = distributed.global_state.client
+    this = next(_rounds)
+    client.key_value_set(f"pgjax/{this}/{jax.process_index()}", json.dumps(value))
+    if this > 1 and is_first():  # all have read that round: they have written the one after it
+        client.key_value_delete(f"pgjax/{this - 2}/")
+    found = [client.blocking_key_value_get(f"pgjax/{this}/{i}", WAIT_SECONDS * 1000) for i in range(count())]
+    return list(map(json.loads, found))
+
+
+def agreed(value: Any) -> Any:
+    """What the first process gave."""
+    return exchanged(value)[0]
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Around what may fail in one process alone: the others fail with it instead of waiting for it.
+
+    Raises:
+        InputError: another process failed, with its number and what it said.
+        And what was raised inside.
+    """
+    failure: BaseException | None = None
+    try:
+        yield
+    except BaseException as error:
+        failure = error
+    said = exchanged("" if failure is None else f"{type(failure).__name__}: {failure}")
+    if failure is not None:
+        raise failure
+    for process, text in enumerate(said):
+        if text:
+            raise InputError(f"process {process} ended with {text}")
+
+
+def placed(x: Any, shardings: Any) -> Any:
+    """Arrays that all processes have, where they belong; `shardings` is a prefix of their tree."""
+    if count() == 1:
+        return jax.device_put(x, shardings)
+    return jax.tree.map(_placed, x, jax.tree.broadcast(shardings, x))
+
+
+def _placed(x: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return _moving(sharding)(x)
+    if isinstance(x, jax.Array) and is_key(x):
+        return jax.random.wrap_key_data(_placed(jax.random.key_data(x), sharding))
+    array = np.asarray(x, jnp.result_type(x))
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+@functools.lru_cache
+def _moving(sharding: NamedSharding) -> Any:
+    return jax.jit(lambda x: x, out_shardings=sharding)
+
+
+def on_host(tree: Any) -> Any:
+    """Copies of arrays of all devices, whole, as NumPy in every process; random keys as the words they are made of."""
+    leaves, structure = jax.tree.flatten(tree)
+    leaves = [jax.random.key_data(x) if isinstance(x, jax.Array) and is_key(x) else x for x in leaves]
+    elsewhere = [x for x in leaves if isinstance(x, jax.Array) and not x.is_fully_addressable]
+    if elsewhere:
+        sharding: Any = elsewhere[0].sharding
+        gathered = iter(_moving(NamedSharding(sharding.mesh, PartitionSpec()))(elsewhere))
+        leaves = [next(gathered) if any(x is each for each in elsewhere) else x for x in leaves]
+    return jax.tree.unflatten(structure, [np.array(x) for x in leaves])
+
+
+def of_first(tree: Any, like: Any) -> Any:
+    """The arrays of the first process, whose shapes `like` has; what the others give is not looked at."""
+    if count() == 1:
+        return tree
+
+    def zeros(x: Any) -> Any:
+        x = jax.eval_shape(jax.random.key_data, x) if is_key(x) else x
+        return np.zeros(x.shape, x.dtype)
+
+    words = on_host(tree) if is_first() else jax.tree.map(zeros, like)
+    return with_keys(multihost_utils.broadcast_one_to_all(words), like)
+
+
+def with_keys(tree: Any, like: Any) -> Any:
+    """What `on_host` was given, with random keys where `like` has them."""
+    return jax.tree.map(lambda x, of: jax.random.wrap_key_data(x) if is_key(of) else x, tree, like)
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether an array, or its shape, is of typed random keys."""
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
