@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax._src import distributed  # the coordinator's messages have no public name
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pgjax.core.errors import InputError
 
@@ -222,8 +222,8 @@ def on_host(tree: Any) -> Any:
     leaves = [jax.random.key_data(x) if isinstance(x, jax.Array) and is_key(x) else x for x in leaves]
     elsewhere = [x for x in leaves if isinstance(x, jax.Array) and not x.is_fully_addressable]
     if elsewhere:
-        sharding: Any = elsewhere[0].sharding
-        gathered = iter(_moving(NamedSharding(sharding.mesh, PartitionSpec()))(elsewhere))
+        all_devices = Mesh(np.array(jax.devices()), ("devices",))
+        gathered = iter(_moving(NamedSharding(all_devices, PartitionSpec()))(elsewhere))
         leaves = [next(gathered) if any(x is each for each in elsewhere) else x for x in leaves]
     return jax.tree.unflatten(structure, [np.array(x) for x in leaves])
 

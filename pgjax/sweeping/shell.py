@@ -335,7 +335,7 @@ class _Sweep:
                 plan.axes, key, scores.reshape(len(plan.settings), -1), population, state
             )
             population, state = programs.layout.place_algorithm(population), programs.layout.place(state)
-            member, failed = population.member, failed[np.asarray(source)]
+            member, failed = population.member, failed[processes.on_host(source)]
         return batch._replace(member=member, state=state, failed=failed)
 
     def _store(self, batch: Batch, population: Population, members: list[int], start: int, end: int) -> None:
