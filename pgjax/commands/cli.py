@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import datetime
 import importlib
 import importlib.util
 import json
+import math
 import os
 import secrets
 import signal
@@ -36,7 +38,8 @@ from pgjax.commands.flags import (
 from pgjax.commands.launch import COMMANDS, launch
 from pgjax.core.errors import InputError, Interrupted, nearest
 from pgjax.environments.catalog import CATALOG, SUITE_MODULES
-from pgjax.running.directory import holds_sweep, last_rows, read_config, read_json, read_rows, status, title
+from pgjax.reporting.listing import Seen, directories_under, mean_of, seen
+from pgjax.running.directory import holds_sweep, read_config, read_rows, status
 from pgjax.running.presets import preset
 
 USAGE = """\
@@ -49,6 +52,7 @@ usage: pgjax COMMAND ...
   pgjax launch --processes N COMMAND ...   train, sweep or resume over several processes of this machine
   pgjax evaluate RUN [--best]              evaluate a run's newest state, or its best
   pgjax list [DIR] [--json]                the runs under a directory
+  pgjax watch [DIR] [--every S] [--once]   the same as a table that follows them while they train
   pgjax plot RUN ... [--out PATH]          learning curves of runs, as PNG and SVG
   pgjax render RUN [--out PATH]            episodes of a run as a GIF or MP4
   pgjax generate RUN --prompt TEXT         completions by a language model, of a run or a Hugging Face folder
@@ -75,6 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         "launch": launch,
         "evaluate": _evaluate,
         "list": _list,
+        "watch": _watch,
         "plot": _plot,
         "render": _render,
         "generate": _generate,
@@ -426,7 +431,7 @@ def _report(result: Any, directory: Path) -> None:
     print(
         f"{next(iter(kinds_of(result.algorithm)))}={subject_name(result.algorithm)} steps={result.steps} "
         f"seconds_compile={result.seconds_compile:.2f} seconds_run={result.seconds_run:.2f} "
-        f"steps_per_second={speed:.0f} {name}={_mean(last[name]):.2f}"
+        f"steps_per_second={speed:.0f} {name}={mean_of(last[name]):.2f}"
     )
 
 
@@ -435,15 +440,9 @@ def _figures(scores: dict[str, Any]) -> str:
 
     def text(value: Any) -> str:
         whole = all(isinstance(v, int) for v in (value if isinstance(value, list) else [value]))
-        return f"{_mean(value):.{0 if whole else 2}f}"
+        return f"{mean_of(value):.{0 if whole else 2}f}"
 
     return " ".join(f"{name}={text(value)}" for name, value in scores.items())
-
-
-def _mean(value: Any) -> float:
-    """Over the members of a population, or of one run."""
-    values = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
-    return sum(values) / len(values) if values else float("nan")
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -522,51 +521,98 @@ def _list(arguments: list[str]) -> None:
             flag("json", bool, "a JSON object for each run", False),
         ],
     )
-    found = sorted(path.parent for name in ("config", "sweep") for path in Path(flags.directory).rglob(f"{name}.json"))
-    if not found:
-        raise InputError(f"{flags.directory} holds no runs")
-    rows = [_list_row(run, Path(flags.directory)) for run in found]
+    rows = [_list_row(run) for run in _seen_under(flags.directory)]
     names = ["run", "on", "algorithm", "steps", "score", "status"]
     if flags.json:
         for row in rows:
             print(json.dumps(dict(zip(names, row, strict=True))))
-    elif sys.stdout.isatty():
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Table
-
-        table = Table(*names)
-        for row in rows:
-            table.add_row(*map(escape, row))
-        Console().print(table)
     else:
-        widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
-        for row in [names, *rows]:
-            print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        _print_table(names, rows)
 
 
-def _list_row(run: Path, directory: Path) -> list[str]:
-    name = str(run.relative_to(directory))
-    try:
-        if holds_sweep(run):
-            config = read_json(run / "sweep.json")
-            subject, what = title(config["base"])
-            return [name, subject, f"{what} sweep x {config['members']}", "", "", status(run)]
-        config = read_config(run)
-        subject, what = title(config)
-        rows = last_rows(run / "metrics.jsonl", 100)
-        score, _ = config["score"]
-        known = [m for m in (_mean(row.get(score)) for row in rows) if m == m]
-        return [
-            name,
-            subject,
-            what + (f" x {config['seeds']}" if config["seeds"] else ""),
-            f"{rows[-1]['steps'] if rows else 0:,} / {config['hyperparameters']['total_steps']:,}",
-            f"{score} {known[-1]:.2f}" if known else "",
-            status(run),
-        ]
-    except Exception as error:  # whatever is wrong with it, the others are listed
-        return [name, "", "", "", "", f"damaged: {error if isinstance(error, InputError) else repr(error)}"]
+def _seen_under(directory: str) -> list[Seen]:
+    found = [seen(run, str(run.relative_to(directory))) for run in directories_under(directory)]
+    if not found:
+        raise InputError(f"{directory} holds no runs")
+    return found
+
+
+def _list_row(run: Seen) -> list[str]:
+    steps = f"{run.steps:,} / {run.total_steps:,}" if run.total_steps and not run.is_sweep else ""
+    score = f"{run.score} {run.newest:.2f}" if run.newest == run.newest else ""
+    return [run.run, run.on, run.algorithm, steps, score, run.status]
+
+
+def _print_table(names: list[str], rows: list[list[str]]) -> None:
+    """With a frame on a terminal, as columns elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(_framed(names, rows))
+        return
+    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    for row in [names, *rows]:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _framed(names: list[str], rows: list[list[str]]) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*names)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _watch(arguments: list[str]) -> None:
+    flags = parse(
+        "pgjax watch",
+        arguments,
+        [
+            positional("directory", str, "DIR", "where runs are kept", "runs"),
+            flag("every", float, "seconds between two looks", 2.0),
+            flag("once", bool, "look once, and print", False),
+        ],
+    )
+    if not 0 < flags.every < math.inf:
+        raise InputError(f"--every {flags.every} is not accepted: expected seconds above 0")
+    names = ["run", "on", "algorithm", "status", "progress", "steps/s", "newest", "best", "left"]
+    if flags.once:
+        _print_table(names, [_watch_row(run) for run in _seen_under(flags.directory)])
+        return
+    if not sys.stdout.isatty():
+        raise InputError("watch draws on a terminal, which this output is not: give --once")
+    from rich.live import Live
+
+    def look() -> Any:
+        found = [seen(run, str(run.relative_to(flags.directory))) for run in directories_under(flags.directory)]
+        return _framed(names, [_watch_row(run) for run in found])
+
+    with contextlib.suppress(KeyboardInterrupt), Live(look(), auto_refresh=False) as live:
+        while True:
+            time.sleep(flags.every)
+            live.update(look(), refresh=True)
+
+
+def _watch_row(run: Seen) -> list[str]:
+    """What is not known is left empty."""
+
+    def known(value: float, text: str) -> str:
+        return text.format(value) if value == value else ""
+
+    left = "" if run.seconds_left != run.seconds_left else str(datetime.timedelta(seconds=round(run.seconds_left)))
+    return [
+        run.run,
+        run.on,
+        run.algorithm,
+        run.status,
+        known(run.progress, "{:.0%}"),
+        known(run.speed, "{:,.0f}"),
+        known(run.newest, f"{run.score} {{:.4g}}"),
+        known(run.best, "{:.4g}"),
+        left,
+    ]
 
 
 def _plot(arguments: list[str]) -> None:

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import secrets
 import stat
@@ -48,10 +49,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Replace `path` by a text at once, as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` at once, whatever it is: a reader or a crash sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    with open_regular(temporary, "x") as file:
-        file.write(text)
+    with open_regular(temporary, "xb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -173,6 +179,14 @@ def prefix_hash(path: Path, size: int) -> Any:
             digest.update(block)
             size -= len(block)
     return digest
+
+
+def number_of(value: Any) -> float:
+    """What a file holds where a number should be; NaN if it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def row_of(line: bytes) -> dict[str, Any] | None:

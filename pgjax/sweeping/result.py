@@ -16,7 +16,7 @@ from pgjax.core.text import html_table
 from pgjax.reporting.plotting import label, plot_sweep, value_label
 from pgjax.reporting.statistics import Estimate, interquartile_mean, probability_of_improvement
 from pgjax.running.checkpoint import from_host
-from pgjax.running.directory import write_text
+from pgjax.running.directory import write_bytes, write_text
 from pgjax.running.result import Result
 from pgjax.running.shell import save_run
 from pgjax.sweeping.search import best_first, curve_mean, ranked_by
@@ -166,6 +166,13 @@ class SweepResult:
         writer.writerows(zip(*(column.tolist() for column in self.table.values()), strict=True))
         write_text(Path(path), text.getvalue())
 
+    def save_curves(self, path: str | Path) -> None:
+        """Every curve, and under `steps` where its points are, as an `.npz` of arrays `[members, points]`."""
+        content = io.BytesIO()
+        arrays: dict[str, Any] = self.curves | {"steps": self.steps}
+        np.savez(content, **arrays)
+        write_bytes(Path(path), content.getvalue())
+
     def setting_scores(self, metric: str = "score", last: int = 5) -> np.ndarray:
         """`[settings, seeds]`: `"score"`, as evaluated, or the mean of the last points of a curve.
 
@@ -253,7 +260,7 @@ class SweepResult:
         return probability_of_improvement([a[s] for s in shared], [b[s] for s in shared])
 
     def plot(self, out: str | Path, metric: str | None = None) -> list[Path]:
-        """Curves with bands, the effect of each axis, and parallel coordinates, as `out`.png and `out`.svg.
+        """Curves with bands, the effect of each axis, and parallel coordinates, as `out`.png, `out`.svg and `out`.pdf.
 
         `metric` is the curve that is drawn, by default what the score is in training.
 

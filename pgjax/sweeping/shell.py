@@ -118,7 +118,7 @@ def sweep(
     for name, value in kept._asdict().items():
         if value is not None:
             check_count(f"sweep: {name}", value)
-    there = {"devices": count_devices(devices)}
+    there = {"devices": count_devices(devices), "curve_points": plan.points}
     check_equal(plan.config | there)
     progress = progress and processes.is_first()
     if progress:
@@ -135,6 +135,7 @@ def sweep(
         with processes.together():
             if processes.is_first():
                 result.to_csv(Path(directory) / "members.csv")
+                result.save_curves(Path(directory) / "curves.npz")
         return result
 
 
