@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pgjax.networks.recurrent import GRU as GRU
     from pgjax.networks.registry import register_network as register_network
     from pgjax.networks.transformer import Transformer as Transformer
+    from pgjax.reporting.page import report as report
     from pgjax.reporting.plotting import plot as plot
     from pgjax.reporting.rendering import render as render
     from pgjax.running.checkpoint import load_params as load_params
@@ -106,6 +107,7 @@ _EXPORTS = {
     "optuna_search": "sweeping.optuna",
     "plot": "reporting.plotting",
     "render": "reporting.rendering",
+    "report": "reporting.page",
     "SweepResult": "sweeping.result",
     "uniform": "sweeping.space",
     "log_uniform": "sweeping.space",

@@ -102,14 +102,14 @@ def _curve(path: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _labels(configs: dict[Path, dict[str, Any]]) -> dict[Path, str]:
     """One name per config of a panel, seeds aside: what tells it from the others, or the algorithm if nothing does."""
-    flat = {run: _flat(config) for run, config in configs.items()}
+    flat = {run: flat_fields(config) for run, config in configs.items()}
     differing = [k for k in next(iter(flat.values())) if len({json.dumps(f.get(k)) for f in flat.values()}) > 1]
     names = {run: title(config)[1] for run, config in configs.items()}
     is_named = len({*names.values()}) > 1 or not differing
     return {run: ", ".join([names[run]] * is_named + [f"{k}={flat[run].get(k)}" for k in differing]) for run in configs}
 
 
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
+def flat_fields(config: dict[str, Any]) -> dict[str, Any]:
     """What can differ between runs, by the name an axis would have."""
     found = dict(config["hyperparameters"])
     for part, described in config["parts"].items():
@@ -130,7 +130,7 @@ def plot_sweep(result: Any, metric: str, out: Path) -> list[Path]:
     """
     if metric not in result.curves:
         raise InputError(f"metric = {metric!r} is not known: {nearest(metric, result.curves)}")
-    axes = [_axis(name, [setting[name] for setting in result.settings]) for name in result.axes]
+    axes = [axis_of(name, [setting[name] for setting in result.settings]) for name in result.axes]
     scores = result.setting_scores("score")
     scores = np.where(np.isfinite(scores), scores, np.nan)
     width = max(7.0, 3.6 * len(axes))
@@ -165,7 +165,7 @@ def label(setting: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value_label(value)}" for name, value in setting.items()) or "as given"
 
 
-class _Axis(NamedTuple):
+class Axis(NamedTuple):
     """An axis of a sweep as something to draw."""
 
     name: str
@@ -207,13 +207,13 @@ class _Axis(NamedTuple):
         return np.array_split(np.arange(len(self.values)), count)
 
 
-def _axis(name: str, values: list[Any]) -> _Axis:
+def axis_of(name: str, values: list[Any]) -> Axis:
     """The axis with these values `[settings]`."""
     numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
     found = {v if numeric else repr(v): v for v in values}
     keys = sorted(found) if numeric else list(found)
     which = np.array([keys.index(v if numeric else repr(v)) for v in values])
-    return _Axis(name, numeric, [found[key] for key in keys], which)
+    return Axis(name, numeric, [found[key] for key in keys], which)
 
 
 def _best_text(result: Any) -> str:
@@ -224,12 +224,12 @@ def _best_text(result: Any) -> str:
     return f"best score {best.score:.4g} ({seeds}): {label(best.setting)}"
 
 
-def _colours(axis: _Axis, count: int) -> Any:
+def _colours(axis: Axis, count: int) -> Any:
     maps = matplotlib().colormaps
     return maps["viridis"](np.linspace(0, 0.9, count)) if axis.numeric else maps["tab10"](np.arange(count) % 10)
 
 
-def _draw_curves(panel: Any, result: Any, metric: str, axis: _Axis | None) -> None:
+def _draw_curves(panel: Any, result: Any, metric: str, axis: Axis | None) -> None:
     """One curve per value or bin of an axis; without an axis one of all members."""
     curves = np.where(result.failed[:, None] < 0, result.curves[metric], np.nan)
     panel.set_xlabel(result.algorithms[0].unit, fontsize=9)
@@ -258,7 +258,7 @@ def _draw_curve(panel: Any, steps: np.ndarray, curves: np.ndarray, text: str, co
     panel.fill_between(x, quartiles[:, 0], quartiles[:, 1], color=colour, alpha=0.15, linewidth=0)
 
 
-def _draw_effect(panel: Any, scores: np.ndarray, axis: _Axis) -> None:
+def _draw_effect(panel: Any, scores: np.ndarray, axis: Axis) -> None:
     """Scores `[settings, seeds]` against the values of an axis."""
     bins, positions = axis.bins(8), axis.positions
     if len(bins) < len(axis.values):
@@ -281,7 +281,7 @@ def _draw_effect(panel: Any, scores: np.ndarray, axis: _Axis) -> None:
     panel.grid(alpha=0.3)
 
 
-def _scale(panel: Any, axis: _Axis, ticks: bool) -> None:
+def _scale(panel: Any, axis: Axis, ticks: bool) -> None:
     """The x axis for the values of an axis, with a tick at each one if wanted and if they are far enough apart."""
     if axis.log:
         panel.set_xscale("log")
@@ -306,7 +306,7 @@ def _unit(values: np.ndarray, log: bool) -> np.ndarray:
     return (values - known.min()) / span if span > 0 else 0.5 + 0 * values
 
 
-def _draw_parallel(panel: Any, axes: list[_Axis], means: np.ndarray) -> None:
+def _draw_parallel(panel: Any, axes: list[Axis], means: np.ndarray) -> None:
     """Each setting as a line through its values, to its score `[settings]`."""
     lines = np.stack([*(_unit(axis.positions, axis.log)[axis.which] for axis in axes), _unit(means, False)], axis=1)
     known = np.isfinite(means)
