@@ -68,7 +68,7 @@ FILES = {
         *("supervised", "lm", "sft", "reward_model", "process_reward_model", "dpo", "kto"),
         *("judge", "learned_rewards", "scoring", "sampling", "rlhf", "grpo", "rloo", "online_dpo"),
     ],
-    "reporting": ["statistics", "plotting", "rendering"],
+    "reporting": ["statistics", "listing", "plotting", "rendering", "again", "contents", "page"],
     "sweeping": ["space", "search", "plan", "result", "shell", "optuna"],
     "commands": ["flags", "launch", "cli"],
 }

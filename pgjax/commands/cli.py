@@ -11,6 +11,7 @@ import os
 import secrets
 import signal
 import sys
+import tempfile
 import threading
 import time
 import typing
@@ -53,7 +54,8 @@ usage: pgjax COMMAND ...
   pgjax evaluate RUN [--best]              evaluate a run's newest state, or its best
   pgjax list [DIR] [--json]                the runs under a directory
   pgjax watch [DIR] [--every S] [--once]   the same as a table that follows them while they train
-  pgjax plot RUN ... [--out PATH]          learning curves of runs, as PNG and SVG
+  pgjax plot RUN ... [--out PATH]          learning curves of runs, as PNG, SVG and PDF
+  pgjax report RUN ... [--out FILE]        a page of runs and sweeps, one HTML file that needs no network
   pgjax render RUN [--out PATH]            episodes of a run as a GIF or MP4
   pgjax generate RUN --prompt TEXT         completions by a language model, of a run or a Hugging Face folder
   pgjax envs [SUITE]                       the environments, or those of another suite
@@ -81,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         "list": _list,
         "watch": _watch,
         "plot": _plot,
+        "report": _write_report,
         "render": _render,
         "generate": _generate,
         "envs": _envs,
@@ -622,7 +625,7 @@ def _plot(arguments: list[str]) -> None:
         [
             positional("runs", tuple[str, ...], "RUN", "directories of runs"),
             flag("metric", str | None, "what to plot, a key of metrics.jsonl; default the score in training", None),
-            flag("out", str, "where to write, without ending: .png and .svg are added", "curves"),
+            flag("out", str, "where to write, without ending: .png, .svg and .pdf are added", "curves"),
         ],
     )
     if not flags.runs:
@@ -640,6 +643,46 @@ def _plot(arguments: list[str]) -> None:
         pictures = plot(*flags.runs, out=flags.out, metric=flags.metric)
     for path in pictures:
         print(path)
+
+
+def _write_report(arguments: list[str]) -> None:
+    flags = parse(
+        "pgjax report",
+        arguments,
+        [
+            positional("runs", tuple[str, ...], "RUN", "directories of runs and sweeps, or of many"),
+            flag("out", str, "the file to write", "report.html"),
+            flag("examples", bool, "with an episode of each run, or completions of its language model", False),
+            cache_flag(),
+        ],
+    )
+    if not flags.runs:
+        raise InputError("pgjax report needs at least one RUN")
+    if flags.cache:
+        enable_compilation_cache()
+    from pgjax.reporting.page import report
+
+    with tempfile.TemporaryDirectory() as temporary:
+        examples = {
+            run: _example(run, Path(temporary) / f"{i}.gif") for i, run in enumerate(flags.runs * flags.examples)
+        }
+        print(report(*flags.runs, out=flags.out, examples=examples))
+
+
+def _example(run: str, gif: Path) -> Any:
+    """What shows what a run learned: an episode as a GIF, completions, or why there is nothing."""
+    try:
+        _, result = _members(run, False, None)[0]
+        if hasattr(result.algorithm, "env"):
+            from pgjax.reporting.rendering import render
+
+            render(result, gif)
+            return gif
+        from pgjax.alignment.models import language_model
+
+        return _completions(language_model(run), "", 4, 64)
+    except InputError as error:
+        return [str(error)]
 
 
 def _render(arguments: list[str]) -> None:
@@ -688,29 +731,38 @@ def _generate(arguments: list[str]) -> None:
     )
     if flags.cache:
         enable_compilation_cache()
-    import jax
-
-    from pgjax.alignment.generation import generate
     from pgjax.alignment.models import language_model
     from pgjax.running.session import check_count
 
     check_count("generate: num", flags.num)
     checkpoint: Any = "best" if flags.best else "newest"
     model = language_model(flags.run, checkpoint=checkpoint, member=flags.member, pad=flags.pad)
-    tokenizer, prompt = model.tokenizer, model.tokenizer.encode(flags.prompt) or [model.tokenizer.eos]
+    sampling = {name: getattr(flags, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+    for text in _completions(model, flags.prompt, flags.num, flags.max_tokens, flags.seed, **sampling):
+        print(text)
+
+
+def _completions(model: Any, text: str, num: int, max_tokens: int, seed: int = 0, **sampling: Any) -> list[str]:
+    """What a language model goes on with, after `text`."""
+    import jax
+
+    from pgjax.alignment.generation import generate
+
+    tokenizer, prompt = model.tokenizer, model.tokenizer.encode(text) or [model.tokenizer.eos]
     if len(prompt) >= model.network.context:
         raise InputError(
             f"--prompt has {len(prompt)} tokens: expected fewer than the context of the model, {model.network.context}"
         )
-    sampling = {name: getattr(flags, name) for name in ("temperature", "top_k", "top_p", "min_p")}
-    prompts, key = [prompt] * flags.num, jax.random.key(flags.seed)
-    max_tokens = min(flags.max_tokens, model.network.context - len(prompt))
+    prompts, key = [prompt] * num, jax.random.key(seed)
+    max_tokens = min(max_tokens, model.network.context - len(prompt))
     found = generate(
         model.network, model.params, prompts, key, max_tokens, **sampling, eos=tokenizer.eos, pad=tokenizer.pad
     )
-    for tokens, real in zip(found.tokens.tolist(), found.mask.tolist(), strict=True):
-        completion = [token for token, counted in zip(tokens, real, strict=True) if counted]
-        print(tokenizer.decode(prompt + completion))
+    completions = zip(found.tokens.tolist(), found.mask.tolist(), strict=True)
+    return [
+        tokenizer.decode(prompt + [token for token, counted in zip(tokens, real, strict=True) if counted])
+        for tokens, real in completions
+    ]
 
 
 def _print_config(config: dict[str, Any], seed: int) -> None:

@@ -1,1 +1,2 @@
-"""What a person sees of runs: `statistics` (what a few seeds can say), `plotting` (curves), `rendering` (episodes)."""
+"""What a person sees of runs: `statistics` (what a few seeds can say), `listing` (directories at a glance), `plotting`
+(curves), `rendering` (episodes), and for reports `again` (the command), `contents` (what files say) and `page`."""

@@ -42,7 +42,14 @@ def _run_words(config: dict[str, Any]) -> list[str]:
     words = ["train", config["algorithm"]]
     for name, value in _said(config).items():
         words += _flag(name, value)
-    given = {"seed": 0, "seeds": None, "checkpoint_every": None, "keep": 2, "episodes": 128, "sinks": []}
+    given: dict[str, Any] = {
+        "seed": 0,
+        "seeds": None,
+        "checkpoint_every": None,
+        "keep": 2,
+        "episodes": 128,
+        "sinks": [],
+    }
     for name, default in given.items():
         words += _flag(name, config[name]) if config[name] != default else []
     return words + _flag("devices", config["devices"])
@@ -74,7 +81,7 @@ def _sweep_words(config: dict[str, Any]) -> list[str]:
     words = ["sweep", base["algorithm"]]
     for name, value in said.items():
         words += _flag(name, value) if name.endswith("_params") else [_spelled(name), _axis_text([value])]
-    given = {"seeds": 1, "seed": 0, "mode": "grid", "num_samples": None, "points": 100, "episodes": 128}
+    given: dict[str, Any] = {"seeds": 1, "seed": 0, "mode": "grid", "num_samples": None, "points": 100, "episodes": 128}
     given |= {"members_at_once": None, "checkpoint_every": None}
     arguments = config["arguments"] | config["kept"]
     for name, default in given.items():

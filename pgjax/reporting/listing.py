@@ -4,6 +4,7 @@ import csv
 import functools
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,7 +137,7 @@ def _checkpoints(directory: Path) -> list[tuple[int, float]]:
     return sorted((int(path.name), path.stat().st_mtime) for path in found)
 
 
-def _speed(run: Path, kept: list[tuple[float, float]], steps: float, now: float) -> float:
+def _speed(run: Path, kept: Sequence[tuple[float, float]], steps: float, now: float) -> float:
     """From the oldest kept state of the process that works on it, or else from its start, to `steps` at `now`."""
     if status(run) != "running":
         return math.nan

@@ -14,7 +14,7 @@
 
   const values = Object.fromEntries(Object.entries(data.curves.values).map(([name, text]) => [name, floats(text)]));
   const evaluated = data.sources.map((source) => ({ steps: source.evaluated[0], scores: floats(source.evaluated[1]) }));
-  const short = (x) => (x === null || !Number.isFinite(x) ? "" : Math.abs(x) >= 1e5 && Number.isInteger(x)
+  const short = (x) => (x === null || !Number.isFinite(x) ? "" : Math.abs(x) >= 1e4 && Number.isInteger(x)
     ? x.toLocaleString("en") : String(Number(x.toPrecision(5))));
   const escaped = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const clipped = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
@@ -217,10 +217,11 @@
   function layoutOf(changes) {
     const axis = { gridcolor: colour("grid"), zeroline: false, linecolor: colour("line"), automargin: true };
     const font = { family: getComputedStyle(document.body).fontFamily, size: 13, color: colour("ink") };
+    const paper = onPaper() ? { autosize: false, width: changes.width || 640 } : {};
     return {
       font, paper_bgcolor: colour("paper"), plot_bgcolor: colour("paper"), margin: { l: 60, r: 20, t: 30, b: 50 },
       hoverlabel: { bgcolor: colour("panel"), bordercolor: colour("line"), font, namelength: 60 },
-      ...changes, xaxis: { ...axis, ...(changes.xaxis || {}) }, yaxis: { ...axis, ...(changes.yaxis || {}) },
+      ...changes, ...paper, xaxis: { ...axis, ...(changes.xaxis || {}) }, yaxis: { ...axis, ...(changes.yaxis || {}) },
     };
   }
 
@@ -236,7 +237,8 @@
     return "#" + mix.map((x) => x.toString(16).padStart(2, "0")).join("");
   }
 
-  const isDark = () => !("print" in document.documentElement.dataset) && matchMedia("(prefers-color-scheme: dark)").matches;
+  const onPaper = () => "print" in document.documentElement.dataset;
+  const isDark = () => !onPaper() && matchMedia("(prefers-color-scheme: dark)").matches;
   const shade = (share) => viridis(isDark() ? 0.25 + 0.75 * share : 0.85 * share);
 
   function drawCurves() {
@@ -300,7 +302,7 @@
           text: bins.map((e) => (e[2] === null ? "" : `[${short(e[2])}, ${short(e[3])}], `) + `${e[4]} members`),
           hovertemplate: "%{y:.5~g} %{text}<extra></extra>" },
       ], layoutOf({
-        showlegend: false, margin: { l: 55, r: 12, t: 12, b: 50 },
+        showlegend: false, margin: { l: 55, r: 12, t: 12, b: 50 }, ...(onPaper() ? { width: 310 } : {}),
         xaxis: { title: { text: escaped(effect.name) }, type: effect.ticks ? "category" : effect.log ? "log" : "linear",
           exponentformat: "power",
           ...(bins.length <= 8 && !effect.ticks ? { tickvals: bins.map((e) => e[0]), ticktext: bins.map((e) => short(e[0])) } : {}) },
@@ -350,7 +352,7 @@
     const ranked = data.scores.map((x) => (x === null ? low : x));
     const least = data.sources.length && data.sources[0].least;
     const steps = [0, 0.25, 0.5, 0.75, 1];
-    plot.style.minWidth = `${90 * dimensions.length + 80}px`;
+    plot.style.minWidth = onPaper() ? "" : `${90 * dimensions.length + 80}px`;
     Plotly.react(plot, [{
       type: "parcoords", labelside: "top",
       line: scores.length && low < high ? { color: ranked, cmin: low, cmax: high, colorscale: steps.map((s) => [s, shade(least ? 1 - s : s)]) } : { color: colour("accent") },
@@ -427,10 +429,6 @@
   addEventListener("beforeprint", () => {
     document.documentElement.dataset.print = "";
     drawAll();
-    for (const plot of document.querySelectorAll(".plot")) {
-      const room = plot.closest(".grid") ? 330 : 690;
-      plot.style.setProperty("--print-zoom", Math.min(1, room / plot.clientWidth));
-    }
   });
   addEventListener("afterprint", () => {
     delete document.documentElement.dataset.print;

@@ -168,7 +168,7 @@ def _number(value: Any) -> float | None:
 
 
 def _numbers_or_text(values: list[Any]) -> list[Any]:
-    numeric = all(x is None or isinstance(x, (int, float)) and not isinstance(x, bool) for x in values)
+    numeric = all(x is None or (isinstance(x, (int, float)) and not isinstance(x, bool)) for x in values)
     if numeric:
         return [None if x is None else _number(x) for x in values]
     return ["" if x is None else value_label(x) for x in values]
@@ -179,9 +179,7 @@ def _columns(sources: list[Source]) -> dict[str, list[Any]]:
     names = [*dict.fromkeys([name for source in sources for name in source.axes] + list(differing(sources)))]
     return {
         name: [
-            value
-            for source in sources
-            for value in source.axes.get(name) or [_field(source, name)] * len(source.seeds)
+            value for source in sources for value in source.axes.get(name) or [_field(source, name)] * len(source.seeds)
         ]
         for name in names
     }
@@ -192,7 +190,11 @@ def differing(sources: Iterable[Source]) -> dict[str, list[Any]]:
     sources = [source for source in sources if source.fields]
     names = dict.fromkeys(name for source in sources for name in source.fields)
     values = {name: [json.dumps(x.fields[name], default=str) for x in sources if name in x.fields] for name in names}
-    return {name: [x.fields.get(name) for x in sources] for name, found in values.items() if len(set(found)) > 1}
+    return {name: [_swept_or(x, name) for x in sources] for name, found in values.items() if len(set(found)) > 1}
+
+
+def _swept_or(source: Source, name: str) -> Any:
+    return "swept" if name in source.config.get("axes", ()) else source.fields.get(name)
 
 
 def _field(source: Source, name: str) -> Any:
@@ -208,7 +210,9 @@ def _curves(sources: list[Source], kept: np.ndarray) -> dict[str, Any]:
     metrics = metrics[: max(1, MOST_NUMBERS // (FEWEST_POINTS * members))]
     most = max(FEWEST_POINTS, MOST_NUMBERS // (members * max(1, len(metrics))))
     points = min(most, max((source.steps.shape[1] for source in sources), default=0))
-    steps, which, found = [], [], {name: [] for name in metrics}
+    steps: list[list[float | None]] = []
+    which: list[int] = []
+    found: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
     offset = 0
     for source in sources:
         count = len(source.seeds)
@@ -248,7 +252,7 @@ def _table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]], l
         for first, *rest in rows
     )
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(label)}"><table>'
+        f'<div class="scroll" role="region" tabindex="0" aria-label="Table: {_text(label)}"><table>'
         f"<caption>{_text(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -277,7 +281,7 @@ def _overview(sources: list[Source], shown: int) -> str:
     members = sum(len(source.seeds) for source in sources)
     some = f"<p>Of {members:,} members {shown:,} at equal distances are in this page.</p>" if shown < members else ""
     notes = "".join(f"<li>{_text(x.seen.run)}: {_text(x.note)}</li>" for x in sources[:MOST_SHOWN] if x.note)
-    table = _table("What this page shows", header, rows, "Runs and sweeps")
+    table = _table("What this page shows", header, rows, "runs and sweeps")
     return _section("runs", "Runs and sweeps", table, _more(sources), some, f"<ul>{notes}</ul>" if notes else "")
 
 
@@ -291,11 +295,11 @@ def _configuration(sources: list[Source]) -> str:
     ]
     content = []
     if different:
-        content.append(_table("Where they differ", ["run or sweep", *different], rows[:MOST_SHOWN], "Differences"))
+        content.append(_table("Where they differ", ["run or sweep", *different], rows[:MOST_SHOWN], "differences"))
     elif len(known) > 1:
         content.append("<p>They differ in nothing but seeds and axes.</p>")
     if swept:
-        content.append(_table("What sweeps vary", ["sweep", "axis", "values"], swept[:MOST_SHOWN], "Axes"))
+        content.append(_table("What sweeps vary", ["sweep", "axis", "values"], swept[:MOST_SHOWN], "axes"))
     content += [
         f"<details><summary>All of {_text(source.seen.run)}</summary>"
         f'<pre tabindex="0">{html.escape(json.dumps(source.config, indent=1))}</pre></details>'
@@ -345,19 +349,23 @@ def _effects_section(data: dict[str, Any]) -> str:
         heading = f"{_text(name)} in {_text(sweep)}" if len(data["sources"]) > 1 else _text(name)
         plots.append(f"<div><h3>{heading}</h3>{_plot(f'effect-{i}', f'Effect of {name}', '')}</div>")
     caption = (
-        "<p>Evaluated score: the interquartile mean over the settings with a value, or with a quarter of the values where "
-        "there are more than eight, with its 95 % interval; dots are the means of settings over their seeds.</p>"
+        "<p>Evaluated score: the interquartile mean over the settings with a value, or with a quarter of the values "
+        "where there are more than eight, with its 95 % interval; dots are the means of settings over their seeds.</p>"
     )
     plots = [plot.replace("<figcaption></figcaption>", "") for plot in plots]
-    return _section("effects", "Effects of the axes", caption, f'<div class="grid">{"".join(plots)}</div>') if plots else ""
+    return (
+        _section("effects", "Effects of the axes", caption, f'<div class="grid">{"".join(plots)}</div>')
+        if plots
+        else ""
+    )
 
 
 def _parallel_section(data: dict[str, Any]) -> str:
     if not data["columns"] or len(data["seeds"]) < 2:
         return ""
     text = (
-        "<p>A line for each member. Drag along an axis to select a range, click beside it to give it up; the curves and "
-        "the table follow. By keys the same is done in the filter of the table.</p>"
+        "<p>A line for each member, coloured by its score. Drag along an axis to select a range, click beside it to give "
+        "it up; the curves and the table follow. By keys the same is done in the filter of the table.</p>"
     )
     plot = _plot("parallel", "Parallel coordinates of the members", '<span id="parallel-note"></span>')
     return _section("parallel-heading", "Parallel coordinates", text, f'<div class="wide">{plot}</div>')
@@ -374,8 +382,8 @@ def _members_section(data: dict[str, Any]) -> str:
         '<p id="count" role="status"></p>'
     )
     table = (
-        '<div class="scroll" role="region" tabindex="0" aria-label="Members"><table id="members"><caption>Members, sorted '
-        "by what the buttons in its head say</caption><thead></thead><tbody></tbody></table></div>"
+        '<div class="scroll" role="region" tabindex="0" aria-label="Table: members"><table id="members"><caption>Members, '
+        "sorted by what the buttons in its head say</caption><thead></thead><tbody></tbody></table></div>"
     )
     pages = (
         '<p class="controls pages"><button type="button" id="before">Previous</button> <span id="page"></span> '
@@ -394,14 +402,20 @@ def _evaluations(sources: list[Source]) -> str:
             if not source.seen.is_sweep and tuple(source.evaluation) == names
         ]
         caption = "The newest evaluation of each run: the mean over its members, and the lowest and highest of them"
-        tables.append(_table(caption, ["run", *names], rows[:MOST_SHOWN], "Evaluations"))
+        tables.append(_table(caption, ["run", *names], rows[:MOST_SHOWN], f"evaluations, {', '.join(names)}"))
     for source in [x for x in evaluated if x.seen.is_sweep][:MOST_SHOWN]:
         caption = f"The best settings of {source.seen.run}: the mean over seeds"
-        tables.append(_table(caption, ["setting", source.score[0]], source.evaluation.items(), "Best settings"))
+        tables.append(
+            _table(
+                caption, ["setting", source.score[0]], source.evaluation.items(), f"best settings of {source.seen.run}"
+            )
+        )
     return _section("evaluations", "Evaluations", *tables) if tables else ""
 
 
 def _over_members(value: Any) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
     mean = value_label(float(mean_of(value)))
     known = [x for x in value if x is not None] if isinstance(value, list) else []
     return f"{mean} ({min(known):.4g} to {max(known):.4g})" if len(known) > 1 and min(known) < max(known) else mean
@@ -427,7 +441,7 @@ def _versions(sources: list[Source]) -> str:
     for run, versions in known:
         alike.setdefault(tuple(str(versions.get(name, "")) for name in names), []).append(run)
     rows = [[", ".join(runs[:5]) + (" …" if len(runs) > 5 else ""), *each] for each, runs in alike.items()]
-    table = _table("What they were trained with", ["run or sweep", *names], rows[:MOST_SHOWN], "Versions")
+    table = _table("What they were trained with", ["run or sweep", *names], rows[:MOST_SHOWN], "versions")
     return _section("versions", "Versions", table) if rows else ""
 
 

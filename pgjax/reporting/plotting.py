@@ -19,7 +19,8 @@ WORDS = {"return_mean": "return of an episode, undiscounted", "length_mean": "st
 
 
 def plot(*runs: str | Path, out: str | Path = "curves", metric: str | None = None) -> list[Path]:
-    """Draw a metric of runs over their steps, a panel for each environment, and write `out`.png and `out`.svg.
+    """Draw a metric of runs over their steps, a panel for each environment, and write `out`.png, `out`.svg and
+    `out`.pdf.
 
     By default that is what the first run's score is in training, drawn beside the evaluations of the kept states. Runs
     that differ only in their seeds, and the members of a population, are one curve: the mean, in a band from the lowest
@@ -83,9 +84,10 @@ def _draw_runs(axes: Any, configs: dict[Path, dict[str, Any]], metric: str) -> N
 
 
 def _save(figure: Any, out: Path) -> list[Path]:
-    written = [out.with_name(out.name + ending) for ending in (".png", ".svg")]
-    for path in written:
-        figure.savefig(path, dpi=120)
+    written = [out.with_name(out.name + ending) for ending in (".png", ".svg", ".pdf")]
+    with matplotlib().rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):  # text stays text
+        for path in written:
+            figure.savefig(path, dpi=200)
     return written
 
 
@@ -118,7 +120,7 @@ def flat_fields(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def plot_sweep(result: Any, metric: str, out: Path) -> list[Path]:
-    """Draw a `SweepResult` and write `out`.png and `out`.svg.
+    """Draw a `SweepResult` and write `out`.png, `out`.svg and `out`.pdf.
 
     For each axis the curves of `metric` (interquartile means over all members with a value, in bands from the lower to
     the upper quartile) and the effect on the score (interquartile means with 95 % intervals over the dots of the
