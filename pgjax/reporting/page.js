@@ -212,7 +212,7 @@
 
   // Plots. Colours are those of the style sheet, which knows light, dark and paper.
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-  const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+  const CONFIG = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
 
   function layoutOf(changes) {
     const axis = { gridcolor: colour("grid"), zeroline: false, linecolor: colour("line"), automargin: true };
@@ -340,7 +340,7 @@
     };
   }
 
-  const dimensions = at("parallel") ? [...varying, ...columns.filter((c) => c.name === "score" || c.name === "seed")]
+  const dimensions = at("parallel") ? [...varying, ...columns.filter((c) => c.name === "score")]
     .filter((c) => new Set(c.column).size > 1).slice(0, 12).map(dimensionOf) : [];
   const brushed = dimensions.map(() => null);
 
@@ -352,7 +352,7 @@
     const ranked = data.scores.map((x) => (x === null ? low : x));
     const least = data.sources.length && data.sources[0].least;
     const steps = [0, 0.25, 0.5, 0.75, 1];
-    plot.style.minWidth = onPaper() ? "" : `${90 * dimensions.length + 80}px`;
+    plot.style.minWidth = `${90 * dimensions.length + 80}px`;
     Plotly.react(plot, [{
       type: "parcoords", labelside: "top",
       line: scores.length && low < high ? { color: ranked, cmin: low, cmax: high, colorscale: steps.map((s) => [s, shade(least ? 1 - s : s)]) } : { color: colour("accent") },
@@ -362,7 +362,7 @@
         label: escaped(clipped(d.column.name, 20)), values: d.numbers, range: d.range, tickvals: d.tickvals, ticktext: d.ticktext,
         ...(brushed[k] ? { constraintrange: brushed[k] } : {}),
       })),
-    }], layoutOf({ margin: { l: 60, r: 60, t: 50, b: 24 } }), CONFIG);
+    }], layoutOf({ margin: { l: 60, r: 60, t: 50, b: 24 } }), { ...CONFIG, responsive: false, modeBarButtons: [["toImage"]] });
   }
 
   function readBrushes() {
@@ -381,7 +381,7 @@
   function drawAll() {
     drawCurves();
     drawEffects();
-    drawParallel();
+    if (!onPaper()) drawParallel(); // its lines are drawn later than paper waits: what is on the screen is made smaller
   }
 
   function option(text, value) { return element("option", clipped(text, 60), { value }); }
@@ -408,17 +408,19 @@
         at("filter").value = state.filter = "";
         state.ranges.clear();
         brushed.fill(null);
-        drawParallel();
         select();
+        drawParallel();
       });
       for (const [id, by] of [["before", -1], ["after", 1]]) {
         at(id).addEventListener("click", () => { state.page += by; drawTable(); });
       }
     }
     select();
-    drawEffects();
-    drawParallel();
-    if (dimensions.length) at("parallel").on("plotly_restyle", readBrushes);
+    setTimeout(drawEffects);
+    if (dimensions.length) setTimeout(() => { // after what is read first: ten thousand lines take a second
+      drawParallel();
+      at("parallel").on("plotly_restyle", readBrushes);
+    });
     const canvas = document.createElement("canvas");
     if (dimensions.length && !canvas.getContext("webgl")) {
       at("parallel-note").textContent = "This browser has no WebGL, which draws the lines: use the filter of the table.";
@@ -426,9 +428,11 @@
   }
 
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  addEventListener("resize", () => { if (at("parallel")?.data && !onPaper()) Plotly.Plots.resize("parallel"); });
   addEventListener("beforeprint", () => {
     document.documentElement.dataset.print = "";
     drawAll();
+    if (dimensions.length) at("parallel").style.setProperty("--smaller", Math.min(1, 640 / at("parallel").clientWidth));
   });
   addEventListener("afterprint", () => {
     delete document.documentElement.dataset.print;

@@ -364,8 +364,8 @@ def _parallel_section(data: dict[str, Any]) -> str:
     if not data["columns"] or len(data["seeds"]) < 2:
         return ""
     text = (
-        "<p>A line for each member, coloured by its score. Drag along an axis to select a range, click beside it to give "
-        "it up; the curves and the table follow. By keys the same is done in the filter of the table.</p>"
+        "<p>A line for each member, coloured by its score. Drag along an axis to select a range, click beside it to "
+        "give it up; the curves and the table follow. By keys the same is done in the filter of the table.</p>"
     )
     plot = _plot("parallel", "Parallel coordinates of the members", '<span id="parallel-note"></span>')
     return _section("parallel-heading", "Parallel coordinates", text, f'<div class="wide">{plot}</div>')
@@ -382,8 +382,8 @@ def _members_section(data: dict[str, Any]) -> str:
         '<p id="count" role="status"></p>'
     )
     table = (
-        '<div class="scroll" role="region" tabindex="0" aria-label="Table: members"><table id="members"><caption>Members, '
-        "sorted by what the buttons in its head say</caption><thead></thead><tbody></tbody></table></div>"
+        '<div class="scroll" role="region" tabindex="0" aria-label="Table: members"><table id="members"><caption>'
+        "Members, sorted by what the buttons in its head say</caption><thead></thead><tbody></tbody></table></div>"
     )
     pages = (
         '<p class="controls pages"><button type="button" id="before">Previous</button> <span id="page"></span> '
