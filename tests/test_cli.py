@@ -119,7 +119,7 @@ def test_a_finished_run_is_shown_plotted_and_continued(capsys, run, tmp_path):
     assert all(word in out for word in ("CartPole-v1", "ppo", "96 / 96", "finished"))
     code, out, _ = run_cli(capsys, "plot", str(run), "--out", str(tmp_path / "curves"))
     assert code == 0
-    assert out.split() == [str(tmp_path / "curves.png"), str(tmp_path / "curves.svg")]
+    assert out.split() == [str(tmp_path / f"curves.{ending}") for ending in ("png", "svg", "pdf")]
     code, out, _ = run_cli(capsys, "resume", str(run), "--no-cache")
     assert code == 0
     assert "steps=96" in out.splitlines()[-1]

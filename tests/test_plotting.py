@@ -68,9 +68,13 @@ def test_seeds_are_one_curve_with_a_band_and_other_settings_another(tmp_path, mo
         fake_run(tmp_path / name, seed, gamma) for name, seed, gamma in (("a", 0, 0.9), ("b", 2, 0.9), ("c", 0, 0.5))
     ]
     written = pgjax.plot(*runs, out=tmp_path / "curves")
-    assert [path.suffix for path in written] == [".png", ".svg"]
-    assert written[0].read_bytes().startswith(b"\x89PNG")
-    assert b"<svg" in written[1].read_bytes()
+    assert [path.suffix for path in written] == [".png", ".svg", ".pdf"]
+    png, svg, pdf = (path.read_bytes() for path in written)
+    assert png.startswith(b"\x89PNG")
+    assert b">env steps</text>" in svg
+    assert pdf.startswith(b"%PDF")
+    assert b"/FontFile2" in pdf
+    assert b"/Type3" not in pdf
     assert lines.keys() == {"gamma=0.9", "gamma=0.5"}
     steps, mean = lines["gamma=0.9"]
     np.testing.assert_array_equal(steps, [64, 96, 128, 160])
@@ -157,7 +161,7 @@ def fake_sweep(points=12, seeds=4, **axes):
 )
 def test_sweeps_of_any_number_of_axes_are_drawn(axes, tmp_path):
     written = plot_sweep(fake_sweep(**axes), "return_mean", tmp_path / "sweep")
-    assert [path.suffix for path in written] == [".png", ".svg"]
+    assert [path.suffix for path in written] == [".png", ".svg", ".pdf"]
     assert written[0].read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in written[1].read_bytes()
 

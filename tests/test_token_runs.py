@@ -285,7 +285,7 @@ def test_methods_beside_rlhf_on_the_command_line(pg, tmp_path):
         assert ("pass@4" in scores) == samples
         assert ("rewards/margins" in scores) != samples
         assert pg("generate", name, "--prompt", "1 + 2 =", "--no-cache").startswith("1 + 2 =")
-        assert pg("plot", name, "--out", "curves").split() == ["curves.png", "curves.svg"]
+        assert pg("plot", name, "--out", "curves").split() == ["curves.png", "curves.svg", "curves.pdf"]
         assert figures(pg("resume", name, "--total-steps", "48", "--no-cache"))["steps"] == "48"
         out = pg("sweep", name, *start, "--beta", "0.1,1", "--directory", f"{name}s")
         assert (figures(out)["settings"], figures(out)["failed"]) == ("2", "0")
@@ -353,7 +353,7 @@ def test_from_nothing_to_a_policy_on_the_command_line(pg, tmp_path):
     listed = pg("list", ".")
     assert all(name in listed for name in ("reward-model x 2", "rlhf sweep x 4", "32 / 32"))
     for run in ("lm", "rm", "rlhf"):
-        assert pg("plot", run, "--out", "curves").split() == ["curves.png", "curves.svg"]
+        assert pg("plot", run, "--out", "curves").split() == ["curves.png", "curves.svg", "curves.pdf"]
     with pytest.raises(pgjax.InputError, match="betas holds a sweep"):
         language_model("betas")
 

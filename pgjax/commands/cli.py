@@ -562,7 +562,9 @@ def _framed(names: list[str], rows: list[list[str]]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*names)
+    table = Table(pad_edge=False)
+    for name in names:
+        table.add_column(name, no_wrap=name in ("progress", "steps/s", "best", "left"))  # words may be cut, not numbers
     for row in rows:
         table.add_row(*map(escape, row))
     return table

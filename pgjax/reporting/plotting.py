@@ -77,10 +77,15 @@ def _draw_runs(axes: Any, configs: dict[Path, dict[str, Any]], metric: str) -> N
     if has_band:
         handles.append(package.patches.Patch(color="grey", alpha=0.2, label="lowest to highest seed"))
     axes.set_xlabel(" or ".join(dict.fromkeys(config["unit"] for config in configs.values())))
-    axes.set_ylabel(WORDS.get(metric, metric.replace("_", " ")))
+    axes.set_ylabel(in_words(metric))
     axes.xaxis.set_major_formatter(package.ticker.EngFormatter(sep=""))
     axes.grid(alpha=0.3)
     axes.legend(handles=handles, fontsize=8)
+
+
+def in_words(metric: str) -> str:
+    """What the axis of a metric says."""
+    return WORDS.get(metric, metric.replace("_", " "))
 
 
 def _save(figure: Any, out: Path) -> list[Path]:
@@ -149,8 +154,8 @@ def plot_sweep(result: Any, metric: str, out: Path) -> list[Path]:
             panels[-1].tick_params(labelleft=column == 0, labelsize=8)
         _draw_curves(rows[0][-1], result, metric, axis)
         _draw_effect(rows[1][-1], scores, axis)
-    rows[0][0].set_ylabel(metric)
-    rows[1][0].set_ylabel("score")
+    rows[0][0].set_ylabel(in_words(metric))
+    rows[1][0].set_ylabel(f"evaluated {result.judged_by[0]}".replace("_", " "))
     _draw_parallel(figure.add_subplot(grid[2, :]), axes, scores.mean(axis=1))
     return _save(figure, out)
 
@@ -238,7 +243,7 @@ def _draw_curves(panel: Any, result: Any, metric: str, axis: Axis | None) -> Non
     panel.xaxis.set_major_formatter(importlib.import_module("matplotlib.ticker").EngFormatter(sep=""))
     panel.grid(alpha=0.3)
     if axis is None:
-        panel.set_ylabel(metric)
+        panel.set_ylabel(in_words(metric))
         _draw_curve(panel, result.steps, curves, "all members", "C0")
         return
     bins = axis.bins(5)
