@@ -25,7 +25,7 @@ import numpy as np
 from pgjax.core.errors import InputError
 from pgjax.reporting.contents import Source, binned, binned_steps, effects, read_source
 from pgjax.reporting.listing import directories_under, mean_of
-from pgjax.reporting.plotting import WORDS, value_label
+from pgjax.reporting.plotting import WORDS, differing, value_label
 from pgjax.running.directory import write_text
 
 MOST_NUMBERS = 500_000
@@ -176,7 +176,7 @@ def _numbers_or_text(values: list[Any]) -> list[Any]:
 
 def _columns(sources: list[Source]) -> dict[str, list[Any]]:
     """`[members]` of every axis, and of what differs between runs that have it."""
-    names = [*dict.fromkeys([name for source in sources for name in source.axes] + list(differing(sources)))]
+    names = [*dict.fromkeys([name for source in sources for name in source.axes] + list(_differences(sources)))]
     return {
         name: [
             value for source in sources for value in source.axes.get(name) or [_field(source, name)] * len(source.seeds)
@@ -185,12 +185,11 @@ def _columns(sources: list[Source]) -> dict[str, list[Any]]:
     }
 
 
-def differing(sources: Iterable[Source]) -> dict[str, list[Any]]:
+def _differences(sources: Iterable[Source]) -> dict[str, list[Any]]:
     """Fields of which there are several values among the sources that have them, with the values of all."""
     sources = [source for source in sources if source.fields]
-    names = dict.fromkeys(name for source in sources for name in source.fields)
-    values = {name: [json.dumps(x.fields[name], default=str) for x in sources if name in x.fields] for name in names}
-    return {name: [_swept_or(x, name) for x in sources] for name, found in values.items() if len(set(found)) > 1}
+    names = differing([source.fields for source in sources])
+    return {name: [_swept_or(x, name) for x in sources] for name in names}
 
 
 def _swept_or(source: Source, name: str) -> Any:
@@ -287,7 +286,7 @@ def _overview(sources: list[Source], shown: int) -> str:
 
 def _configuration(sources: list[Source]) -> str:
     known = [source for source in sources if source.config]
-    different = differing(known)
+    different = _differences(known)
     swept = [[x.seen.run, name, _swept(x.config["axes"][name])] for x in known for name in x.axes]
     rows = [
         [source.seen.run, *("—" if values[i] is None else values[i] for values in different.values())]

@@ -80,7 +80,11 @@ def _draw_runs(axes: Any, configs: dict[Path, dict[str, Any]], metric: str) -> N
     axes.set_ylabel(in_words(metric))
     axes.xaxis.set_major_formatter(package.ticker.EngFormatter(sep=""))
     axes.grid(alpha=0.3)
-    axes.legend(handles=handles, fontsize=8)
+    for handle in handles:
+        handle.set_label("\n".join(textwrap.wrap(handle.get_label(), 70, max_lines=3, placeholder=" …")))
+    is_long = max(len(handle.get_label()) for handle in handles) > 46 or len(handles) > 8
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "frameon": False}
+    axes.legend(handles=handles, fontsize=8, **(below if is_long else {}))
 
 
 def in_words(metric: str) -> str:
@@ -110,10 +114,17 @@ def _curve(path: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
 def _labels(configs: dict[Path, dict[str, Any]]) -> dict[Path, str]:
     """One name per config of a panel, seeds aside: what tells it from the others, or the algorithm if nothing does."""
     flat = {run: flat_fields(config) for run, config in configs.items()}
-    differing = [k for k in next(iter(flat.values())) if len({json.dumps(f.get(k)) for f in flat.values()}) > 1]
+    different = differing(list(flat.values()))
     names = {run: title(config)[1] for run, config in configs.items()}
-    is_named = len({*names.values()}) > 1 or not differing
-    return {run: ", ".join([names[run]] * is_named + [f"{k}={flat[run].get(k)}" for k in differing]) for run in configs}
+    is_named = len({*names.values()}) > 1 or not different
+    said = {run: [f"{k}={flat[run][k]}" for k in different if k in flat[run]] for run in configs}
+    return {run: ", ".join([names[run]] * is_named + said[run]) for run in configs}
+
+
+def differing(fields: list[dict[str, Any]]) -> list[str]:
+    """The names that have several values among those that have them at all."""
+    names = dict.fromkeys(name for each in fields for name in each)
+    return [k for k in names if len({json.dumps(each[k], default=str) for each in fields if k in each}) > 1]
 
 
 def flat_fields(config: dict[str, Any]) -> dict[str, Any]:
