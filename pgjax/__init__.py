@@ -2,8 +2,8 @@
 
 Names are imported when they are first used, so that `import pgjax` and the command line's help load neither jax nor
 gymnax. Importing it gives jax one CPU device for each core (`core/cores.py`). Read the rooms in this order: core,
-environments, networks, learning, algorithms, running, alignment, reporting, sweeping, commands. Imports point upward in
-that list, and within each room in the list that its docstring gives.
+environments, networks, learning, algorithms, running, alignment, reporting, sweeping, docs, commands. Imports point
+upward in that list, and within each room in the list that its docstring gives.
 """
 
 import importlib

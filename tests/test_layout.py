@@ -70,10 +70,17 @@ FILES = {
     ],
     "reporting": ["statistics", "listing", "plotting", "rendering", "again", "contents", "page"],
     "sweeping": ["space", "search", "plan", "result", "shell", "optuna"],
+    "docs": ["equations", "excerpts", "generated", "hooks", "site"],
     "commands": ["flags", "launch", "cli"],
 }
+EXAMPLES = PACKAGE / "docs" / "examples"
+"""Programs that a user would write: they are shown and run, and no file of the package imports them."""
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 ORDER = [f"{room}.{file}" for room, files in FILES.items() for file in ["__init__", *files]]
+
+
+def files_of_the_package():
+    return [p for p in PACKAGE.rglob("*.py") if EXAMPLES not in p.parents]
 
 
 def name_of(path):
@@ -97,7 +104,7 @@ def imported(path):
 
 
 def test_every_file_is_on_the_list_and_imports_point_upward():
-    files = [p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py"]
+    files = [p for p in files_of_the_package() if p != PACKAGE / "__init__.py"]
     assert {name_of(p) for p in files} == set(ORDER)
     for path in files:
         for name in imported(path):
@@ -120,7 +127,7 @@ def test_no_module_has_the_name_of_a_public_function():
 
 
 def test_only_gymnax_py_knows_gymnax():
-    users = {p.name for p in PACKAGE.rglob("*.py") if re.search(r"^\s*(import|from) gymnax", p.read_text(), re.M)}
+    users = {p.name for p in files_of_the_package() if re.search(r"^\s*(import|from) gymnax", p.read_text(), re.M)}
     assert users <= {"gymnax.py"}
 
 
@@ -138,7 +145,7 @@ def definitions(node, prefix=""):
 def test_every_public_definition_has_a_docstring():
     missing = [
         name
-        for path in PACKAGE.rglob("*.py")
+        for path in files_of_the_package()
         for name, node in definitions(ast.parse(path.read_text()), name_of(path))
         if not node.name.startswith("_") and not ast.get_docstring(node)
     ]
@@ -157,7 +164,7 @@ def lines_of_code(function):
 def test_no_function_is_longer_than_fifty_lines():
     lengths = {
         f"{name_of(path)}, line {node.lineno}: {node.name}": lines_of_code(node)
-        for path in PACKAGE.rglob("*.py")
+        for path in files_of_the_package()
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, FUNCTIONS)
     }

@@ -60,6 +60,7 @@ usage: pgjax COMMAND ...
   pgjax generate RUN --prompt TEXT         completions by a language model, of a run or a Hugging Face folder
   pgjax envs [SUITE]                       the environments, or those of another suite
   pgjax algorithms                         the algorithms
+  pgjax docs [--out DIR]                   build this version's documentation and serve it on this machine
   pgjax --version
 
 RUN may be a sweep: evaluate and render take its best setting, or a member by --member I.
@@ -88,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         "generate": _generate,
         "envs": _envs,
         "algorithms": _algorithms,
+        "docs": _docs,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -765,6 +767,33 @@ def _completions(model: Any, text: str, num: int, max_tokens: int, seed: int = 0
         tokenizer.decode(prompt + [token for token, counted in zip(tokens, real, strict=True) if counted])
         for tokens, real in completions
     ]
+
+
+def _docs(arguments: list[str]) -> None:
+    flags = parse(
+        "pgjax docs",
+        arguments,
+        [
+            flag("out", str | None, "directory for the site; default a temporary one, gone when serving ends", None),
+            flag("serve", bool, "serve it on this machine until Ctrl-C", True),
+            flag("port", int, "where; 0 takes a free one", 8000),
+        ],
+    )
+    from pgjax.docs.site import build, server
+
+    if not flags.serve and flags.out is None:
+        raise InputError("--no-serve needs --out: without a directory nothing would be left of the site")
+    with contextlib.ExitStack() as stack:
+        out = flags.out or stack.enter_context(tempfile.TemporaryDirectory(prefix="pgjax-docs-"))
+        serving = stack.enter_context(server(out, flags.port)) if flags.serve else None  # before the work
+        print("building the site", flush=True)
+        page = build(out)
+        if flags.out:
+            print(f"site kept in {page.parent}", flush=True)
+        if serving:
+            print(f"reading at http://127.0.0.1:{serving.server_address[1]}/ until Ctrl-C", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                serving.serve_forever()
 
 
 def _print_config(config: dict[str, Any], seed: int) -> None:

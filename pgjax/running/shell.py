@@ -130,8 +130,7 @@ def resume(
 
     Raises:
         InputError: there is no run, its config needs code of the user's own and `algorithm` is not given or another
-            one, it is damaged, or `total_steps` is less than the run's own.
-        And what `run` raises.
+            one, it is damaged, or `total_steps` is less than the run's own; and where `run` raises it.
     """
     config = read_config(directory)
     if algorithm is not None:

@@ -36,7 +36,7 @@ def optuna_search(
 
     Raises:
         InputError: no axis is given, or one is not a distribution; the study looks for the other end of `metric`; a
-        size is not positive.
+            size is not positive.
     """
     optuna = _optuna()
     distributions = {name: _to_optuna(optuna, name, axis) for name, axis in axes.items()}

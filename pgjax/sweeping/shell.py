@@ -153,8 +153,8 @@ def resume_sweep(
     `devices` is as many as the sweep was trained on, if there are, unless it is given; a warning says where it differs.
 
     Raises:
-        InputError: there is no sweep, or it used code of the user's own (call `sweep` with the same arguments).
-        And what `sweep` raises.
+        InputError: there is no sweep, or it used code of the user's own (call `sweep` with the same arguments); and
+            where `sweep` raises it.
     """
     config = read_json(Path(directory) / "sweep.json")
     algorithm, arguments = arguments_from_json(config)
