@@ -26,6 +26,7 @@ SHOWN_AT = (
     (re.compile(r"experiments"), "results/index.md"),
     (re.compile(r"experiments/results"), "results/index.md"),
     (re.compile(r"experiments/results/(.+\.(?:md|png|gif))"), r"results/\1"),
+    (re.compile(r"experiments/results/(.+)\.json"), r"results/\1.md"),
     (re.compile(r"(experiments/.+)\.py"), r"source/\1.md"),
     (re.compile(r"notebooks"), "notebooks/index.md"),
     (re.compile(r"notebooks/(.+)\.ipynb"), r"notebooks/\1.md"),
