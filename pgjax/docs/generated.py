@@ -68,10 +68,8 @@ def _reference() -> Iterator[tuple[str, str]]:
         yield f"api/{room}.md", "\n\n".join([f"# {room.capitalize()}", *entries])
         listed += [[f"[`pgjax.{x}`]({room}.md#pgjax.{x})", _sentence(public_names()[x], x)] for x in names]
     for name, (module, sentence) in MODULES.items():
-        yield (
-            f"api/{name}.md",
-            f"# pgjax.{name}\n\n::: pgjax.{module}\n    options: {{show_root_heading: false, show_root_toc_entry: false}}",
-        )
+        options = "{show_root_heading: false, show_root_toc_entry: false}"
+        yield f"api/{name}.md", f"# pgjax.{name}\n\n::: pgjax.{module}\n    options: {options}"
         listed.append([f"[`pgjax.{name}`]({name}.md)", sentence])
     yield "api/alignment.md", _alignment()
     listed.append(["[`pgjax.alignment`](alignment.md)", "Language models: data, generation, a class for each method."])
@@ -114,7 +112,7 @@ def _sources() -> Iterator[tuple[str, str]]:
 
 
 def _results_index() -> str:
-    head = "# All results\n\nEach is written by a script of `experiments`; a JSON file beside it has every seed and config."
+    head = "# All results\n\nEach is written by a script of `experiments`, with every seed and config in a JSON file."
     if not has_repository():
         return f"{head} They are in the repository, not in the package."
     listed = [

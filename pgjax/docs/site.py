@@ -76,7 +76,7 @@ def server(directory: str | Path, port: int) -> http.server.ThreadingHTTPServer:
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    """Files, without a line for each."""
+    """Files as they are."""
 
     def log_message(self, format: str, *args: object) -> None:
-        pass
+        """Nothing: a page is many files."""
