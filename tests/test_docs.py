@@ -285,7 +285,8 @@ class Page(html.parser.HTMLParser):
 def built(tmp_path_factory):
     """The whole site, in a process of its own, as a user builds it."""
     out = tmp_path_factory.mktemp("docs") / "site"
-    subprocess.run([sys.executable, "-m", "pgjax.commands.cli", "docs", "--out", out, "--no-serve"], check=True)
+    code = f"from pgjax.commands.cli import main; raise SystemExit(main(['docs', '--out', {str(out)!r}, '--no-serve']))"
+    subprocess.run([sys.executable, "-c", code], check=True)
     return out
 
 
@@ -324,10 +325,9 @@ def test_pages_load_in_a_browser_without_errors_and_from_the_site_alone(built, s
     from playwright.sync_api import sync_playwright
 
     said, asked = [], []
-    serving = site.server(built, 0)
-    threading.Thread(target=serving.serve_forever, daemon=True).start()
-    base = f"http://127.0.0.1:{serving.server_address[1]}"
-    with sync_playwright() as play:
+    with site.server(built, 0) as serving, sync_playwright() as play:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{serving.server_address[1]}"
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_context(color_scheme=scheme).new_page()
         page.on("console", lambda message: said.append(message.text))
@@ -342,6 +342,6 @@ def test_pages_load_in_a_browser_without_errors_and_from_the_site_alone(built, s
         page.locator(".md-search__input").fill("clip_eps")
         page.locator(".md-search-result__item").first.wait_for()
         browser.close()
-    serving.shutdown()
+        serving.shutdown()
     assert not said
     assert len(asked) > 10 and all(url.startswith((base, "data:", "blob:")) for url in asked)
