@@ -51,6 +51,7 @@ SMALLER = [
     (r"total_steps=(\d\d_|\d\d\d_|1_0)[\d_]+", "total_steps=8_192"),
     (r"total_steps=4096", "total_steps=256"),
     (r"seeds=8", "seeds=2"),
+    (r"episode_length=1000", "episode_length=20"),
     (r"split\(jax.random.key\(0\), 8\)", "split(jax.random.key(0), 2)"),
     (r"num_samples=16", "num_samples=2"),
 ]

@@ -791,8 +791,8 @@ def _docs(arguments: list[str]) -> None:
         if flags.out:
             print(f"site kept in {page.parent}", flush=True)
         if serving:
-            print(f"reading at http://127.0.0.1:{serving.server_address[1]}/ until Ctrl-C", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
+                print(f"reading at http://127.0.0.1:{serving.server_address[1]}/ until Ctrl-C", flush=True)
                 serving.serve_forever()
 
 
