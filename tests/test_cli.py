@@ -8,6 +8,7 @@ import subprocess
 import sys
 import typing
 
+import numpy as np
 import pytest
 
 import pgjax
@@ -328,7 +329,9 @@ def test_sweep_trains_what_the_flags_say_and_keeps_it(capsys, tmp_path):
     assert "best settings" in out
     final = dict(pair.split("=", 1) for pair in out.splitlines()[-1].split(" ", 5))
     assert (final["settings"], final["seeds"], final["members"], final["failed"]) == ("8", "2", "16", "0")
-    assert {path.name for path in directory.glob("sweep.*")} == {"sweep.json", "sweep.png", "sweep.svg"}
+    assert {path.suffix for path in directory.glob("sweep.*")} == {".json", ".png", ".svg", ".pdf"}
+    with np.load(directory / "curves.npz") as curves:
+        assert curves["return_mean"].shape == curves["steps"].shape == (16, 3)
     rows = (directory / "members.csv").read_text().splitlines()
     assert rows[0] == "learning_rate,clip_eps,length,seed,steps,failed,score,return_mean"
     assert len(rows) == 17
@@ -347,7 +350,7 @@ def test_sweep_trains_what_the_flags_say_and_keeps_it(capsys, tmp_path):
     _, _, err = run_cli(capsys, "evaluate", str(directory), "--member", "99")
     assert "member 99 is not accepted: expected one from 0 to 15" in err
     code, out, _ = run_cli(capsys, "plot", str(directory), "--out", str(tmp_path / "again"))
-    assert out.split() == [str(tmp_path / "again.png"), str(tmp_path / "again.svg")]
+    assert out.split() == [str(tmp_path / f"again.{ending}") for ending in ("png", "svg", "pdf")]
     code, listed, _ = run_cli(capsys, "list", str(tmp_path))
     assert "ppo sweep x" in listed
     assert "finished" in listed
