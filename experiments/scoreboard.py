@@ -59,7 +59,7 @@ KNOWN = {
     "PointRobot-misc": Known(10.0),
     "BernoulliBandit-misc": Known(90.0, 100.0),
     "MemoryChain-bsuite": Known(None, 1.0),
-    "SimpleBandit-bsuite": Known(None, 1.0),
+    "SimpleBandit-bsuite": Known(None, 0.5),
     "navix:Navix-Empty-5x5-v0": Known(None, 1.0),
 }
 

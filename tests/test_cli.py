@@ -64,7 +64,7 @@ def test_final_line(capsys, tmp_path, monkeypatch):
     assert list(final) == ["env", "steps", "seconds_compile", "seconds_run", "steps_per_second", "return_mean"]
     assert (final["env"], final["steps"]) == ("CartPole-v1", "96")
     assert float(final["return_mean"]) > 0
-    assert "learning_rate = 0.0025" in out
+    assert "learning_rate = 0.001" in out
     assert "num_envs = 4" in out
     assert "96/96 env steps" in err
     assert len(list((tmp_path / "runs").iterdir())) == 1

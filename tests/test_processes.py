@@ -9,14 +9,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import one_process
 import pytest
 
 import pgjax
 from pgjax.commands.launch import environments, free_port
 from pgjax.core import processes
 
-WORKER = Path(one_process.__file__)
+WORKER = Path(__file__).with_name("one_process.py")
 
 
 def start(case, count, directory, devices=1):

@@ -246,12 +246,11 @@ def _train(arguments: list[str]) -> None:
     check_sinks(flags.sinks)
     if flags.cache:
         enable_compilation_cache()
-    from pgjax.core.processes import agreed
     from pgjax.running.config import to_config
     from pgjax.running.shell import run
 
     algorithm = what.build(vars(flags) | _params(what, flags))
-    directory = Path(flags.directory or agreed(_new_directory(f"{what.subject}-{what.name}")))
+    directory = Path(flags.directory or _new_directory(f"{what.subject}-{what.name}"))
     _print_config(to_config(algorithm), flags.seed)
     kept = {
         name: getattr(flags, name) for name in ("seeds", "checkpoint_every", "keep", "episodes", "sinks", "devices")
@@ -260,8 +259,10 @@ def _train(arguments: list[str]) -> None:
 
 
 def _new_directory(name: str) -> str:
-    """With the time, and what tells apart those that start in the same second."""
-    return f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    """With the time, and what tells apart those that start in the same second; the same one for all processes."""
+    from pgjax.core.processes import agreed
+
+    return agreed(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
 
 
 def _subject(command: str, arguments: list[str]) -> tuple[Subject, list[str]]:
@@ -317,7 +318,6 @@ def _sweep(arguments: list[str]) -> None:
     )
     if flags.cache:
         enable_compilation_cache()
-    from pgjax.core.processes import agreed
     from pgjax.sweeping.shell import sweep
     from pgjax.sweeping.space import ValueDistribution
 
@@ -335,7 +335,7 @@ def _sweep(arguments: list[str]) -> None:
         axes |= {name: [given[name]] * times for name in sorted(options_set - axes.keys())}  # for each of them alike
     fixed = {flag: {k: v for k, v in each.items() if k not in axes} for flag, each in params.items()}
     algorithm = what.build({name: value for name, value in values.items() if name not in axes} | fixed)
-    directory = Path(flags.directory or agreed(_new_directory(f"{what.subject}-{what.name}-sweep")))
+    directory = Path(flags.directory or _new_directory(f"{what.subject}-{what.name}-sweep"))
     passed = ("mode", "num_samples", "seed", "points", "episodes", "members_at_once", "devices", "checkpoint_every")
     kept = {name: getattr(flags, name) for name in passed}
     axes = {what.axis_name(name): values for name, values in axes.items()}

@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import logging
 import math
+import operator
 import os
 import warnings
 from collections.abc import Callable, Iterable
@@ -48,10 +49,7 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
 
         name, direction = score or ("score", "max")
-
-        def evaluated(metrics: dict[str, float]) -> float:
-            return metrics[name]
-
+        evaluated = operator.itemgetter(name)
         best = [BestN(get_metric_fn=evaluated, reverse=direction == "min", n=1)] if score else []
         kept = AnyPreservationPolicy([LatestN(keep), *best])
         self.ocp, self.name, self.directory = ocp, name, directory.absolute()
@@ -62,9 +60,7 @@ class Checkpoints:
         self.writing: Future[None] | None = None
         self.read_only, self.left_out, self.identity = keep is None, left_out, identity
         self._mend_scores()
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
-        )
+        alone = _first_alone(ocp)
         try:
             if not self.read_only:
                 self.directory.mkdir(parents=True, exist_ok=True)
@@ -252,6 +248,11 @@ class Checkpoints:
         except Exception as error:  # tensorstore reports a full disk as ValueError, at great length
             reason = os.strerror(errno.ENOSPC) if "No space left" in str(error) else str(error)[:200]
             raise OSError(f"cannot write a checkpoint to {self.directory}: {reason}") from error
+
+
+def _first_alone(ocp: Any) -> Any:
+    """The first of several processes writes, and waits for no other."""
+    return ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="first")
 
 
 class DamagedError(InputError):

@@ -267,17 +267,9 @@ class _Sweep:
         with contextlib.ExitStack() as opened:
             checkpoints, clock = None, Clock(self.kept.checkpoint_every)
             if path:
-                restored = None
-                with processes.together():
-                    if processes.is_first():
-                        identity = f"{self.identity}/{path.relative_to(self.directory)}" if self.directory else None
-                        checkpoints = Checkpoints(path, None, 1, not_kept(population.member), identity)
-                        opened.enter_context(contextlib.closing(checkpoints))
-                        restored = checkpoints.restore_newest(lambda: _kept_of(batch, population))
-                found = processes.agreed(restored and restored[0])
-                if found is not None:
-                    kept = processes.of_first(restored and restored[1], _kept_of(batch, population))
-                    point, batch = found, _placed(_whole(kept, population), programs, population)
+                checkpoints, restored = self._restored(path, batch, population, opened)
+                if restored:
+                    point, batch = restored[0], _placed(_whole(restored[1], population), programs, population)
 
             def advance(point: int) -> int:
                 nonlocal batch
@@ -311,6 +303,22 @@ class _Sweep:
             where = f"at point {{}} of {plan.points}{saved}"
             drive(point, end, advance, keep, ask, self.stopped, where.format)
         self._store(batch, population, members, start, end)
+
+    def _restored(
+        self, path: Path, batch: Batch, population: Population, opened: contextlib.ExitStack
+    ) -> tuple[Checkpoints | None, tuple[int, Batch] | None]:
+        """The checkpoints of a batch, which the first process has, and where it stood if it goes on."""
+        checkpoints, restored = None, None
+        with processes.together():
+            if processes.is_first():
+                identity = f"{self.identity}/{path.relative_to(self.directory)}" if self.directory else None
+                checkpoints = Checkpoints(path, None, 1, not_kept(population.member), identity)
+                opened.enter_context(contextlib.closing(checkpoints))
+                restored = checkpoints.restore_newest(lambda: _kept_of(batch, population))
+        point = processes.agreed(restored and restored[0])
+        if point is None:
+            return checkpoints, None
+        return checkpoints, (point, processes.of_first(restored and restored[1], _kept_of(batch, population)))
 
     def _advance(self, programs: Programs, population: Population, batch: Batch, point: int) -> Batch:
         """One more point of every curve, and what the search does after it."""
