@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pgjax.core.hyperparameters import Scalar as Scalar
     from pgjax.core.hyperparameters import field as field
     from pgjax.core.hyperparameters import pytree as pytree
+    from pgjax.core.processes import connect as connect
     from pgjax.environments import wrappers as wrappers
     from pgjax.environments.gymnax import register as register
     from pgjax.environments.gymnax import registered_envs as registered_envs

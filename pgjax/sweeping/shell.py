@@ -300,8 +300,7 @@ class _Sweep:
                 return self.callback(Progress(iteration, steps, metrics, lambda: jax.tree.map(jnp.copy, state)))
 
             saved = f" of {path} and saved; continue with: pgjax resume {self.directory}" if path else ""
-            where = f"at point {{}} of {plan.points}{saved}"
-            drive(point, end, advance, keep, ask, self.stopped, where.format)
+            drive(point, end, advance, keep, ask, self.stopped, f"at point {{}} of {plan.points}{saved}".format)
         self._store(batch, population, members, start, end)
 
     def _restored(
