@@ -524,6 +524,16 @@ def test_links_and_pipes_in_a_directory_of_somebody_else_are_not_followed(undist
         assert cli.main(["list", str(run.parent / kind)]) in (0, 2), "and nothing waits for the other end"
 
 
+def test_a_pipe_among_the_files_of_a_checkpoint_is_refused_and_not_waited_for(undisturbed, tmp_path):
+    run = copy_of(undisturbed / "mlp" / "whole", tmp_path / "run")
+    victim = sorted(run.glob("checkpoints/*/_CHECKPOINT_METADATA"))[0]
+    victim.unlink()
+    os.mkfifo(victim)
+    for call in (pgjax.load, lambda directory: pgjax.resume(directory, progress=False)):
+        with pytest.raises(pgjax.InputError, match="_CHECKPOINT_METADATA is not accepted: expected regular files"):
+            call(run)
+
+
 def test_temporary_files_have_names_that_nobody_can_guess(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("precious")

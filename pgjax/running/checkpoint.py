@@ -135,8 +135,11 @@ class Checkpoints:
         """Write the worst score to checkpoints whose own cannot be read, because orbax opens none without all of them.
 
         Raises:
-            InputError: it cannot be written either.
+            InputError: it cannot be written either, or there is a pipe or device, which orbax would wait for.
         """
+        for path in self.directory.rglob("*"):
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise InputError(f"{path} is not accepted: expected regular files and directories in a checkpoint")
         for path in self.directory.glob("*/metrics/metrics"):
             try:
                 float(read_json(path)[self.name])
