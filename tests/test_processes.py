@@ -84,6 +84,10 @@ def test_what_cannot_be_joined_is_refused():
         port = listener.getsockname()[1]
         with pytest.raises(pgjax.InputError, match=f"port {port} cannot be listened on: Address already in use"):
             pgjax.connect(f"localhost:{port}", 2, 0)
+    with pytest.raises(pgjax.InputError, match=f"of 3 processes number 1, 2 did not come to port {port} within 0.2 s"):
+        pgjax.connect(f"localhost:{port}", 3, 0, timeout=0.2)
+    with pytest.raises(pgjax.InputError, match=f"process 1 of 2 met no process 0 at localhost:{port} within 0.2 s"):
+        pgjax.connect(f"localhost:{port}", 2, 1, timeout=0.2)
 
 
 def test_one_process_exchanges_with_itself():

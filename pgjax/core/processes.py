@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -80,7 +81,7 @@ def connect(
     coordinator: str | None = None,
     processes: int = 1,
     process: int = 0,
-    timeout: int = CONNECT_SECONDS,
+    timeout: float = CONNECT_SECONDS,
     heartbeat: int = HEARTBEAT_SECONDS,
 ) -> None:
     """Join `processes` processes of which this is number `process`, from 0; before jax computes anything.
@@ -104,39 +105,58 @@ def connect(
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal():
         raise InputError(f"connect: coordinator = {coordinator!r} is not accepted: expected HOST:PORT")
-    if process == 0:
-        check_port_is_free(int(port))
+    _meet(host, int(port), processes, process, timeout)
     # Programs that meet other processes must start in the same order everywhere, and signals are the run's.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_enable_preemption_service", False)
-    try:
-        jax.distributed.initialize(
-            coordinator,
-            processes,
-            process,
-            cluster_detection_method="deactivate",
-            initialization_timeout=timeout,
-            heartbeat_timeout_seconds=heartbeat,
-        )
-    except Exception as error:
-        said = str(error).strip().split("\n")[0][:300]
-        raise InputError(
-            f"process {process} of {processes} could not join the others at {coordinator} within {timeout} s: {said}"
-        ) from error
+    jax.distributed.initialize(
+        coordinator,
+        processes,
+        process,
+        cluster_detection_method="deactivate",
+        initialization_timeout=max(1, round(timeout)),
+        heartbeat_timeout_seconds=heartbeat,
+    )
 
 
-def check_port_is_free(port: int) -> None:
-    """Refuse a port that something listens on.
+def _meet(host: str, port: int, processes: int, process: int, timeout: float) -> None:
+    """Wait until all are there, before jax does, which aborts a process that waits in vain."""
+    deadline = time.monotonic() + timeout
+    if process == 0:
+        _wait_for_all(port, processes, deadline, timeout)
+        return
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1.0) as connection:
+            connection.sendall(process.to_bytes(4))
+            connection.settimeout(max(1.0, deadline - time.monotonic()))
+            if connection.recv(2) == b"go":
+                return
+        time.sleep(0.2)
+    raise InputError(f"process {process} of {processes} met no process 0 at {host}:{port} within {timeout} s")
 
-    Raises:
-        InputError: naming it.
-    """
-    with contextlib.closing(socket.socket()) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+def _wait_for_all(port: int, processes: int, deadline: float, timeout: float) -> None:
+    came: dict[int, socket.socket] = {}
+    with contextlib.ExitStack() as opened:
         try:
-            listener.bind(("", port))
+            listener = opened.enter_context(socket.create_server(("", port)))
         except OSError as error:
             raise InputError(f"port {port} cannot be listened on: {os.strerror(error.errno or 0)}") from error
+        while len(came) < processes - 1:
+            listener.settimeout(max(0.0, deadline - time.monotonic()))
+            try:
+                connection, _ = listener.accept()
+            except OSError as error:
+                missing = ", ".join(str(i) for i in range(1, processes) if i not in came)
+                raise InputError(
+                    f"of {processes} processes number {missing} did not come to port {port} within {timeout} s"
+                ) from error
+            opened.enter_context(connection)
+            connection.settimeout(1.0)
+            with contextlib.suppress(OSError):
+                came[int.from_bytes(connection.recv(4))] = connection
+        for connection in came.values():
+            connection.sendall(b"go")
 
 
 def count() -> int:
