@@ -37,7 +37,8 @@ class Known(NamedTuple):
 
     published: float | None = None
     best: float | None = None
-    """The largest mean return that is possible, where it can be told: by optimal_returns.py, or by thinking."""
+    """The largest mean return that is possible, where it can be told: by optimal_returns.py, by the exact recursion over
+    beliefs (the Bernoulli bandit) or states (FrozenLake), or by thinking."""
 
 
 KNOWN = {
@@ -57,7 +58,8 @@ KNOWN = {
     "FourRooms-misc": Known(1.0, 1.0),
     "MetaMaze-misc": Known(32.0),
     "PointRobot-misc": Known(10.0),
-    "BernoulliBandit-misc": Known(90.0, 100.0),
+    "BernoulliBandit-misc": Known(90.0, 89.4),
+    "FrozenLake-misc": Known(None, 0.74),
     "MemoryChain-bsuite": Known(None, 1.0),
     "SimpleBandit-bsuite": Known(None, 0.5),
     "navix:Navix-Empty-5x5-v0": Known(None, 1.0),
