@@ -341,7 +341,7 @@ def test_pages_load_in_a_browser_without_errors_and_from_the_site_alone(built, s
             assert (shown == "rgb(255, 255, 255)") == (scheme == "light")
         assert page.locator("math").count() > 20
         page.locator(".md-search__input").fill("clip_eps")
-        page.locator(".md-search-result__item").first.wait_for()
+        page.locator(".md-search-result__item").first.wait_for(timeout=240_000)
         browser.close()
         serving.shutdown()
     assert not said
