@@ -37,8 +37,8 @@ class Known(NamedTuple):
 
     published: float | None = None
     best: float | None = None
-    """The largest mean return that is possible, where it can be told: by optimal_returns.py, by the exact recursion over
-    beliefs (the Bernoulli bandit) or states (FrozenLake), or by thinking."""
+    """The largest mean return that is possible, where it can be told: by optimal_returns.py, by the exact recursion
+    over beliefs (the Bernoulli bandit) or states (FrozenLake), or by thinking."""
 
 
 KNOWN = {
