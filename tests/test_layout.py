@@ -19,6 +19,7 @@ FILES = {
         "metrics",
         "algorithm",
         "parts",
+        "place",
         "processes",
         "devices",
     ],

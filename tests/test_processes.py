@@ -14,6 +14,7 @@ import pytest
 import pgjax
 from pgjax.commands.launch import environments, free_port
 from pgjax.core import processes
+from pgjax.core.place import place_of
 
 WORKER = Path(__file__).with_name("one_process.py")
 
@@ -61,20 +62,20 @@ def test_processes_exchange_what_they_say_and_fail_together(tmp_path):
 
 
 def test_the_environment_says_which_process_this_is():
-    assert processes.place_of({}) is None
+    assert place_of({}) is None
     ours = {"PGJAX_COORDINATOR": "node1:1234", "PGJAX_PROCESSES": "4", "PGJAX_PROCESS": "3"}
-    assert processes.place_of(ours) == ("node1:1234", 4, 3)
+    assert place_of(ours) == ("node1:1234", 4, 3)
     slurm = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[08-11,15],x"}
-    assert processes.place_of(slurm) == ("node08:61447", 8, 5)
-    assert processes.place_of(slurm | ours) == ("node1:1234", 4, 3)
-    assert processes.place_of(slurm | {"SLURM_STEP_NODELIST": "a,b[1-2]"}).coordinator == "a:61447"
-    assert processes.place_of({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) is None
+    assert place_of(slurm) == ("node08:61447", 8, 5)
+    assert place_of(slurm | ours) == ("node1:1234", 4, 3)
+    assert place_of(slurm | {"SLURM_STEP_NODELIST": "a,b[1-2]"}).coordinator == "a:61447"
+    assert place_of({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) is None
     for wrong, message in (
         ({"PGJAX_PROCESS": "1"}, "PGJAX_PROCESS is set and PGJAX_COORDINATOR and PGJAX_PROCESSES is not"),
         (ours | {"PGJAX_PROCESSES": "many"}, "PGJAX_PROCESSES = 'many' is not accepted: expected a whole number"),
     ):
         with pytest.raises(pgjax.InputError, match=message):
-            processes.place_of(wrong)
+            place_of(wrong)
 
 
 def test_what_cannot_be_joined_is_refused():

@@ -38,8 +38,9 @@ from pgjax.commands.flags import (
 )
 from pgjax.commands.launch import COMMANDS, launch
 from pgjax.core.errors import InputError, Interrupted, nearest
+from pgjax.core.place import place_of
 from pgjax.environments.catalog import CATALOG, SUITE_MODULES
-from pgjax.reporting.listing import Seen, directories_under, mean_of, seen
+from pgjax.reporting.listing import Seen, mean_of, seen_under
 from pgjax.running.directory import holds_sweep, read_config, read_rows, status
 from pgjax.running.presets import preset
 
@@ -127,8 +128,7 @@ def main(argv: list[str] | None = None) -> int:
 @contextlib.contextmanager
 def _joined(arguments: list[str]) -> Iterator[None]:
     """Among several processes, if the environment says so: all but the first one print nothing but errors."""
-    named = "PGJAX_PROCESSES" in os.environ or "SLURM_PROCID" in os.environ
-    if arguments[0] not in COMMANDS or _asks_for_help(arguments) or not named:
+    if arguments[0] not in COMMANDS or _asks_for_help(arguments) or place_of(os.environ) is None:
         yield
         return
     from pgjax.core import processes
@@ -371,12 +371,10 @@ def _report_sweep(result: Any, directory: Path) -> None:
     from rich.table import Table
 
     from pgjax.core.processes import is_first
+    from pgjax.sweeping.result import value_label
 
     if not is_first():
         return
-
-    from pgjax.sweeping.result import value_label
-
     table = Table(
         *result.axes, "score", "members", title=f"best settings, mean over seeds of the evaluated {result.judged_by[0]}"
     )
@@ -536,7 +534,7 @@ def _list(arguments: list[str]) -> None:
 
 
 def _seen_under(directory: str) -> list[Seen]:
-    found = [seen(run, str(run.relative_to(directory))) for run in directories_under(directory)]
+    found = seen_under(directory)
     if not found:
         raise InputError(f"{directory} holds no runs")
     return found
@@ -593,8 +591,7 @@ def _watch(arguments: list[str]) -> None:
     from rich.live import Live
 
     def look() -> Any:
-        found = [seen(run, str(run.relative_to(flags.directory))) for run in directories_under(flags.directory)]
-        return _framed(names, [_watch_row(run) for run in found])
+        return _framed(names, [_watch_row(run) for run in seen_under(flags.directory)])
 
     with contextlib.suppress(KeyboardInterrupt), Live(look(), auto_refresh=False) as live:
         while True:

@@ -3,6 +3,5 @@
 Read `errors` (what is refused), `cores` (a device for each core of a CPU), `own` (code of the user's), `text` (how
 objects show themselves), `hyperparameters` (traced and static fields), `metrics` (what an iteration reports),
 `algorithm` (the interface between an algorithm and everything that runs it), `parts` (hyperparameters that are
-objects), `processes` (several that work
-together), `devices` (dividing work).
+objects), `place` (which of several processes this is), `processes` (what they do together), `devices` (dividing work).
 """

@@ -12,8 +12,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pgjax.core.errors import InputError
+from pgjax.core.place import place_of
 
 CONNECT_SECONDS = 300
 """How long processes wait for each other at the start."""
@@ -30,51 +31,6 @@ HEARTBEAT_SECONDS = 100
 """After so long without a sign of life a process counts as lost, and all others end."""
 WAIT_SECONDS = 24 * 3600
 """How long one that is alive is waited for: it may compile, or write a checkpoint."""
-
-
-class Place(NamedTuple):
-    """Which of several processes this one is."""
-
-    coordinator: str
-    """HOST:PORT at which the first one listens."""
-    processes: int
-    process: int
-
-
-def place_of(environ: Mapping[str, str]) -> Place | None:
-    """What the environment says: our own variables, as `pgjax launch` sets them, or those of a SLURM step with several
-    tasks; None for a process by itself.
-
-    Raises:
-        InputError: some of our variables are not there, or a value is not accepted.
-    """
-    names = "PGJAX_COORDINATOR", "PGJAX_PROCESSES", "PGJAX_PROCESS"
-    own = [name for name in names if name in environ]
-    if own:
-        missing = [name for name in names if name not in environ]
-        if missing:
-            raise InputError(f"{own[0]} is set and {' and '.join(missing)} is not: expected all of {', '.join(names)}")
-        return Place(environ[names[0]], _number(environ, names[1], 1), _number(environ, names[2], 0))
-    if "SLURM_PROCID" in environ and _number(environ, "SLURM_NTASKS", 1, "1") > 1:
-        host = _first_host(environ.get("SLURM_STEP_NODELIST", environ.get("SLURM_NODELIST", "localhost")))
-        port = 61440 + _number(environ, "SLURM_JOB_ID", 0, "0") % 4096
-        return Place(f"{host}:{port}", _number(environ, "SLURM_NTASKS", 1), _number(environ, "SLURM_PROCID", 0))
-    return None
-
-
-def _number(environ: Mapping[str, str], name: str, least: int, default: str = "") -> int:
-    text = environ.get(name, default)
-    if not text.isdecimal() or int(text) < least:
-        raise InputError(f"{name} = {text!r} is not accepted: expected a whole number of at least {least}")
-    return int(text)
-
-
-def _first_host(nodes: str) -> str:
-    """Of a SLURM list such as `node[3-5,8],login`."""
-    prefix, bracket, inside = nodes.partition("[")
-    if not bracket or "," in prefix:
-        return nodes.partition(",")[0]
-    return prefix + inside.partition("]")[0].partition(",")[0].partition("-")[0]
 
 
 def connect(
@@ -225,8 +181,8 @@ def placed(x: Any, shardings: Any) -> Any:
 def _placed(x: Any, sharding: NamedSharding) -> jax.Array:
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         return _moving(sharding)(x)
-    if isinstance(x, jax.Array) and is_key(x):
-        return jax.random.wrap_key_data(_placed(jax.random.key_data(x), sharding))
+    if is_key(x):
+        return jax.random.wrap_key_data(_placed(words(x), sharding))
     array = np.asarray(x, jnp.result_type(x))
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
@@ -238,27 +194,26 @@ def _moving(sharding: NamedSharding) -> Any:
 
 def on_host(tree: Any) -> Any:
     """Copies of arrays of all devices, whole, as NumPy in every process; random keys as the words they are made of."""
-    leaves, structure = jax.tree.flatten(tree)
-    leaves = [jax.random.key_data(x) if isinstance(x, jax.Array) and is_key(x) else x for x in leaves]
-    elsewhere = [x for x in leaves if isinstance(x, jax.Array) and not x.is_fully_addressable]
+    leaves, structure = jax.tree.flatten(jax.tree.map(words, tree))
+    elsewhere = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array) and not x.is_fully_addressable]
     if elsewhere:
-        all_devices = Mesh(np.array(jax.devices()), ("devices",))
-        gathered = iter(_moving(NamedSharding(all_devices, PartitionSpec()))(elsewhere))
-        leaves = [next(gathered) if any(x is each for each in elsewhere) else x for x in leaves]
+        everywhere = NamedSharding(Mesh(np.array(jax.devices()), ("devices",)), PartitionSpec())
+        for i, x in zip(elsewhere, _moving(everywhere)([leaves[i] for i in elsewhere]), strict=True):
+            leaves[i] = x
     return jax.tree.unflatten(structure, [np.array(x) for x in leaves])
+
+
+def whole(tree: Any) -> Any:
+    """Arrays that this process can read: those of several processes as copies, all others as they are."""
+    return tree if count() == 1 else with_keys(on_host(tree), tree)
 
 
 def of_first(tree: Any, like: Any) -> Any:
     """The arrays of the first process, whose shapes `like` has; what the others give is not looked at."""
     if count() == 1:
         return tree
-
-    def zeros(x: Any) -> Any:
-        x = jax.eval_shape(jax.random.key_data, x) if is_key(x) else x
-        return np.zeros(x.shape, x.dtype)
-
-    words = on_host(tree) if is_first() else jax.tree.map(zeros, like)
-    return with_keys(multihost_utils.broadcast_one_to_all(words), like)
+    empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.tree.map(words, like))
+    return with_keys(multihost_utils.broadcast_one_to_all(on_host(tree) if is_first() else empty), like)
 
 
 def with_keys(tree: Any, like: Any) -> Any:
@@ -266,6 +221,15 @@ def with_keys(tree: Any, like: Any) -> Any:
     return jax.tree.map(lambda x, of: jax.random.wrap_key_data(x) if is_key(of) else x, tree, like)
 
 
+def words(leaf: Any) -> Any:
+    """What random keys, or the shape of some, are made of; anything else as it is."""
+    if not is_key(leaf):
+        return leaf
+    abstract = isinstance(leaf, jax.ShapeDtypeStruct)
+    return jax.eval_shape(jax.random.key_data, leaf) if abstract else jax.random.key_data(leaf)
+
+
 def is_key(leaf: Any) -> bool:
-    """Whether an array, or its shape, is of typed random keys."""
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    """Whether a leaf is an array of typed random keys, or the shape of one."""
+    is_array = isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct))
+    return is_array and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -60,13 +60,14 @@ def public_names() -> dict[str, str]:
 def _reference() -> Iterator[tuple[str, str]]:
     """A page for each room with public names, one for each public module, and the index of all names."""
     by_room: dict[str, list[str]] = {}
-    for name, module in public_names().items():
+    public = public_names()
+    for name, module in public.items():
         by_room.setdefault(module.split(".")[1], []).append(name)
     listed = []
     for room, names in by_room.items():
-        entries = [_entry("pgjax", name, public_names()[name]) for name in names]
+        entries = [_entry("pgjax", name, public[name]) for name in names]
         yield f"api/{room}.md", "\n\n".join([f"# {room.capitalize()}", *entries])
-        listed += [[f"[`pgjax.{x}`]({room}.md#pgjax.{x})", _sentence(public_names()[x], x)] for x in names]
+        listed += [[f"[`pgjax.{x}`]({room}.md#pgjax.{x})", _sentence(public[x], x)] for x in names]
     for name, (module, sentence) in MODULES.items():
         options = "{show_root_heading: false, show_root_toc_entry: false}"
         yield f"api/{name}.md", f"# pgjax.{name}\n\n::: pgjax.{module}\n    options: {options}"

@@ -59,6 +59,11 @@ def directories_under(directory: str | Path) -> list[Path]:
     return sorted({path.parent for paths in found for path in paths})
 
 
+def seen_under(directory: str | Path) -> list[Seen]:
+    """All of them, by their places under it."""
+    return [seen(run, str(run.relative_to(directory))) for run in directories_under(directory)]
+
+
 def seen(run: Path, name: str) -> Seen:
     """What there is to say of the run or sweep in a directory; whatever is wrong with it becomes its status."""
     try:
@@ -80,7 +85,8 @@ def _seen_run(run: Path, name: str) -> Seen:
     known = [m for m in (mean_of(row.get(score)) for row in rows) if m == m]
     steps, now = (rows[-1]["steps"], (run / "metrics.jsonl").stat().st_mtime) if rows else (0, math.nan)
     per_iteration = steps / rows[-1]["iteration"] if rows else 0
-    points = [(point * per_iteration, written) for point, written in _checkpoints(run / "checkpoints")]
+    said, kept = status(run), _checkpoints(run / "checkpoints")
+    points = [(point * per_iteration, written) for point, written in kept]
     return Seen(
         run=name,
         on=subject,
@@ -89,9 +95,9 @@ def _seen_run(run: Path, name: str) -> Seen:
         total_steps=config["hyperparameters"]["total_steps"],
         score=score,
         newest=known[-1] if known else math.nan,
-        best=_best(run / "checkpoints", score, direction),
-        speed=_speed(run, points, steps, now),
-        status=status(run),
+        best=_best([run / "checkpoints" / str(point) for point, _ in kept], score, direction),
+        speed=_speed(run, points, steps, now) if said == "running" else math.nan,
+        status=said,
     )
 
 
@@ -126,7 +132,7 @@ def _seen_sweep(run: Path, name: str) -> Seen:
         best=_best_setting(members_csv, members_csv.stat().st_mtime_ns, config["arguments"]["seeds"], direction)
         if members_csv.exists()
         else math.nan,
-        speed=_speed(run, sums, steps, time.time()),
+        speed=_speed(run, sums, steps, time.time()) if said == "running" else math.nan,
         status=said,
     )
 
@@ -139,8 +145,6 @@ def _checkpoints(directory: Path) -> list[tuple[int, float]]:
 
 def _speed(run: Path, kept: Sequence[tuple[float, float]], steps: float, now: float) -> float:
     """From the oldest kept state of the process that works on it, or else from its start, to `steps` at `now`."""
-    if status(run) != "running":
-        return math.nan
     start = (run / "lock").stat().st_mtime  # a process writes its id there as it begins
     earlier = max((at for at, written in kept if written < start), default=0.0)
     at, since = min(
@@ -149,8 +153,8 @@ def _speed(run: Path, kept: Sequence[tuple[float, float]], steps: float, now: fl
     return (steps - at) / (now - since) if now > since and steps > at else math.nan
 
 
-def _best(checkpoints: Path, score: str, direction: str) -> float:
-    files = [checkpoints / str(point) / "metrics" / "metrics" for point, _ in _checkpoints(checkpoints)]
+def _best(checkpoints: list[Path], score: str, direction: str) -> float:
+    files = [path / "metrics" / "metrics" for path in checkpoints]
     scores = [number_of(read_json(path).get(score)) for path in files if path.exists()]
     known = [x for x in scores if abs(x) < 1e38]  # what had no finite score is kept as the worst number
     return (min if direction == "min" else max)(known) if known else math.nan

@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pgjax.core import processes
 from pgjax.core.algorithm import Params
 from pgjax.core.errors import InputError
-from pgjax.core.processes import is_key
+from pgjax.core.processes import with_keys, words
 from pgjax.running.directory import read_json, write_json
 
 
@@ -195,11 +196,8 @@ class Checkpoints:
                     "what follows is not what the run without a break would have done",
                     stacklevel=2,
                 )
-        rebuilt = [
-            jax.random.wrap_key_data(leaves[name]) if is_key(like) else leaves[name]
-            for name, like in zip(wanted, jax.tree.leaves(expected), strict=True)
-        ]
-        return jax.device_put(jax.tree.unflatten(jax.tree.structure(expected), rebuilt))
+        rebuilt = jax.tree.unflatten(jax.tree.structure(expected), [leaves[name] for name in wanted])
+        return jax.device_put(with_keys(rebuilt, expected))
 
     def restore_under(self, iteration: int, prefix: str) -> dict[str, np.ndarray]:
         """The leaves of one checkpoint whose paths begin with `prefix.`, by the rest of the path; nothing else is read.
@@ -260,6 +258,16 @@ def _first_alone(ocp: Any) -> Any:
 
 class DamagedError(InputError):
     """A checkpoint that is not what was written."""
+
+
+def restored_by_first(checkpoints: Checkpoints | None, init: Callable[[], Any]) -> tuple[int, Any] | None:
+    """What `restore_newest` gives, in every process; the first one, which alone has the `checkpoints`, reads it."""
+    found = None
+    with processes.together():
+        if checkpoints:
+            found = checkpoints.restore_newest(init)
+    iteration = processes.agreed(found and found[0])
+    return None if iteration is None else (iteration, processes.of_first(found and found[1], jax.eval_shape(init)))
 
 
 def load_state(
@@ -323,10 +331,7 @@ def _kept(
 def from_host(states: list[Any], like: Any) -> Any:
     """States that `on_host` gave, stacked, with random keys where `like` has them."""
 
-    def stacked(like: Any, *leaves: Any) -> Any:
-        return jax.random.wrap_key_data(jnp.stack(leaves)) if is_key(like) else np.stack(leaves)
-
-    return jax.tree.map(stacked, like, *states)
+    return with_keys(jax.tree.map(lambda *leaves: np.stack(leaves), *states), like)
 
 
 def save_params(params: Params, path: str | Path) -> None:
@@ -374,14 +379,7 @@ def _check_same_leaves(label: str, found: dict[str, Any], wanted: dict[str, Any]
 def _named_leaves(state: Any) -> dict[str, Any]:
     """Leaf path -> array, in tree order; random keys as the words they are made of."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): _words(leaf) for path, leaf in leaves}
-
-
-def _words(leaf: Any) -> Any:
-    if not is_key(leaf):
-        return leaf
-    abstract = isinstance(leaf, jax.ShapeDtypeStruct)
-    return jax.eval_shape(jax.random.key_data, leaf) if abstract else jax.random.key_data(leaf)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): words(leaf) for path, leaf in leaves}
 
 
 def _digest(leaf: np.ndarray) -> str:

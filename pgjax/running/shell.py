@@ -19,7 +19,7 @@ from pgjax.core.devices import check_memory, count_devices
 from pgjax.core.errors import InputError
 from pgjax.core.metrics import is_absent, number
 from pgjax.learning.optimizers import STRETCHED
-from pgjax.running.checkpoint import Checkpoints, load_state
+from pgjax.running.checkpoint import Checkpoints, load_state, restored_by_first
 from pgjax.running.compile import MAX_CHUNK, ROWS, Layout, compile_programs, env_layout, member_layout
 from pgjax.running.config import entry, from_config, to_config
 from pgjax.running.directory import read_config, readable_rows
@@ -383,22 +383,25 @@ class _Training:
         if directory:
             with processes.together():
                 if processes.is_first():
-                    self._open(directory, config, lambda: subject.init(_key(config)), opened)
-            self._share(lambda: subject.init(_key(config)))
+                    self.checkpoints = Checkpoints(
+                        directory / "checkpoints", self.score, config["keep"], self.left_out, config.get("id")
+                    )
+                    opened.enter_context(contextlib.closing(self.checkpoints))
+            restored = restored_by_first(self.checkpoints, lambda: subject.init(_key(config)))
+            if restored:
+                self.done, self.state = restored[0], layout.place(restored[1])
+            with processes.together():
+                if self.checkpoints:
+                    self._open(directory, config, self.checkpoints.rows, opened)
         if self.state is None:
             self.state = self.programs.init(self.subject, key)
         jax.block_until_ready(self.state)
 
-    def _open(self, directory: Path, config: dict[str, Any], init: Any, opened: contextlib.ExitStack) -> None:
-        """The files of the run, and where it stood if it goes on."""
-        self.checkpoints = Checkpoints(
-            directory / "checkpoints", self.score, config["keep"], self.left_out, config.get("id")
-        )
-        opened.enter_context(contextlib.closing(self.checkpoints))
-        restored = self.checkpoints.restore_newest(init)
-        if restored:
-            self.done, self.state = restored
-        path, mark = directory / "metrics.jsonl", self.checkpoints.rows and Mark(*self.checkpoints.rows)
+    def _open(
+        self, directory: Path, config: dict[str, Any], rows: tuple[int, str] | None, opened: contextlib.ExitStack
+    ) -> None:
+        """The files of rows, up to where the run stands; `rows` is what its checkpoint says of the metrics."""
+        path, mark = directory / "metrics.jsonl", rows and Mark(*rows)
         if not (mark and mark.is_of(path)):
             _mend_rows(path, self.done, expects_all=True, was_changed=mark is not None)
             mark = None
@@ -411,12 +414,6 @@ class _Training:
         for name in config["sinks"]:
             self.sinks.append(open_sink(name, directory, self.done, config))
             opened.callback(_tell, self.sinks[-1], "close")
-
-    def _share(self, init: Any) -> None:
-        """The state that the first process restored, where it belongs in all."""
-        self.done = processes.agreed(self.done)
-        if self.done:
-            self.state = self.programs.layout.place(processes.of_first(self.state, jax.eval_shape(init)))
 
     def advance(self, done: int) -> int:
         """About a second of work, and its rows to the sinks."""
@@ -443,7 +440,7 @@ class _Training:
         if self.path is None or not (due or stopping or failed):
             return
         with self.clock.measured():
-            state = self.state if processes.count() == 1 else processes.on_host(self.state)
+            state = processes.whole(self.state)
             _check_finite_params(state, done)
             scores = processes.on_host(self.programs.evaluate(self.subject, self.state)) if due else None
             if self.checkpoints:
@@ -480,9 +477,7 @@ class _Training:
     def own_state(self) -> Any:
         """The state where a user finds it: that of a single run on one device, which does what he does with it, and
         whole in each of several processes."""
-        state = self.state
-        if processes.count() > 1:
-            state = processes.with_keys(processes.on_host(state), state)
+        state = processes.whole(self.state)
         return jax.device_put(state, jax.local_devices()[0]) if self.is_single else state
 
     def _evaluated(self, done: int, scores: dict[str, np.ndarray]) -> float:

@@ -22,7 +22,7 @@ from pgjax.core.devices import count_devices
 from pgjax.core.errors import InputError, nearest
 from pgjax.core.metrics import is_absent, number
 from pgjax.reporting.plotting import label
-from pgjax.running.checkpoint import Checkpoints, from_host
+from pgjax.running.checkpoint import Checkpoints, from_host, restored_by_first
 from pgjax.running.compile import Programs, compile_batch, fit, memory_limit
 from pgjax.running.config import entry
 from pgjax.running.directory import read_json, write_json
@@ -284,8 +284,7 @@ class _Sweep:
             def keep(point: int, stopping: bool) -> None:
                 if path and processes.agreed(stopping or point == end or clock.is_due(point)):
                     with clock.measured():
-                        kept = _kept_of(batch, population)
-                        kept = kept if processes.count() == 1 else processes.on_host(kept)
+                        kept = processes.whole(_kept_of(batch, population))
                         if checkpoints:
                             checkpoints.save(point, kept, float("nan"))
                             if stopping or point == end:
@@ -307,17 +306,13 @@ class _Sweep:
         self, path: Path, batch: Batch, population: Population, opened: contextlib.ExitStack
     ) -> tuple[Checkpoints | None, tuple[int, Batch] | None]:
         """The checkpoints of a batch, which the first process has, and where it stood if it goes on."""
-        checkpoints, restored = None, None
+        checkpoints = None
         with processes.together():
             if processes.is_first():
                 identity = f"{self.identity}/{path.relative_to(self.directory)}" if self.directory else None
                 checkpoints = Checkpoints(path, None, 1, not_kept(population.member), identity)
                 opened.enter_context(contextlib.closing(checkpoints))
-                restored = checkpoints.restore_newest(lambda: _kept_of(batch, population))
-        point = processes.agreed(restored and restored[0])
-        if point is None:
-            return checkpoints, None
-        return checkpoints, (point, processes.of_first(restored and restored[1], _kept_of(batch, population)))
+        return checkpoints, restored_by_first(checkpoints, lambda: _kept_of(batch, population))
 
     def _advance(self, programs: Programs, population: Population, batch: Batch, point: int) -> Batch:
         """One more point of every curve, and what the search does after it."""
