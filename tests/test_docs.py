@@ -42,7 +42,12 @@ pgjax.run(sft, directory="runs/sft", progress=False)
 alignment.save_pretrained("SmolLM2-135M", start.network, start.params)
 prompts, key = jnp.ones((2, 3), int), jax.random.key(0)
 """
-PREPARED = {"language-models.md": LANGUAGE_RUNS, "coming-from.md": LANGUAGE_RUNS}
+PROMPTS = """
+with open("prompts.jsonl", "w") as file:
+    for noun in ("dog", "cat") * 32:
+        file.write('{"prompt": "a happy %s"}\\n' % noun)
+"""
+PREPARED = {"language-models.md": LANGUAGE_RUNS, "coming-from.md": LANGUAGE_RUNS + PROMPTS}
 """What the reader of a page has before its blocks."""
 CHECKS = {"runs.md": 'assert pgjax.load("runs/short").steps < ppo.total_steps or ppo.total_steps < 100_000'}
 SLOW = {"index.md", "runs.md", "sweeps.md", "start.md", "cluster.md", "language-models.md", "coming-from.md"}
@@ -340,8 +345,8 @@ def test_pages_load_in_a_browser_without_errors_and_from_the_site_alone(built, s
             shown = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (shown == "rgb(255, 255, 255)") == (scheme == "light")
         assert page.locator("math").count() > 20
-        page.locator(".md-search__input").fill("clip_eps")
-        page.locator(".md-search-result__item").first.wait_for(timeout=240_000)
+        page.locator(".md-search__input").press_sequentially("clip_eps")  # it listens to keys
+        page.locator(".md-search-result__item").first.wait_for(timeout=120_000)
         browser.close()
         serving.shutdown()
     assert not said
