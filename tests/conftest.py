@@ -7,14 +7,14 @@ import tempfile
 import warnings
 
 # Read when jax is imported: here, in the other worker and in child processes. What one has compiled all find.
-# Compiling takes most of the time of the tests, and half of it is optimisation by LLVM that only long runs repay.
+# Compiling takes most of the time of the tests, and most of that is optimisation that only long runs repay.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     CACHE = tempfile.TemporaryDirectory()
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     flags = ["--xla_force_host_platform_device_count=8"]
     if "PGJAX_TEST_OPTIMIZED" not in os.environ:
-        flags.append("--xla_backend_optimization_level=0")
+        flags += ["--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"]
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
 
 import jax
@@ -41,10 +41,14 @@ def few_programs():
     forget_programs(15_000)
 
 
+EXACTLY = {"xla_cpu_use_fusion_emitters": True}
+"""Different programs of the same step give the same bits only where they are fused as a user's are."""
+
+
 @pytest.fixture(scope="session")
 def init():
     """(algorithm, key) -> state. Compiled once per program for the whole session, like the three below."""
-    return jax.jit(lambda algorithm, key: algorithm.init(key))
+    return jax.jit(lambda algorithm, key: algorithm.init(key), compiler_options=EXACTLY)
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +64,7 @@ def step():
 
 @pytest.fixture(scope="session")
 def train():
-    return jax.jit(pgjax.train)
+    return jax.jit(pgjax.train, compiler_options=EXACTLY)
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +73,7 @@ def chunk():
         state, metrics = train_chunk(algorithm, state, num_iterations, max_iterations)
         return state, numbers(metrics)
 
-    return jax.jit(chunk, static_argnums=3)
+    return jax.jit(chunk, static_argnums=3, compiler_options=EXACTLY)
 
 
 @pytest.fixture(scope="session")

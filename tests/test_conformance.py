@@ -62,10 +62,8 @@ MORE_ROWS = {
         "normalize_advantage": True,
         "network": pgjax.MLP(hidden=(8,), state_dependent_std=True),
     },
-    "vpg-gru": {"env": "CartPole-v1", "network": GRU, "lr_schedule": "cosine"},
     "a2c-gru": {"env": "CartPole-v1", "network": GRU, "normalize_advantage": True},
     "npg-gru": {"env": "CartPole-v1", "network": GRU, "step_rule": "learning_rate"},
-    "trpo-gru": {"env": "CartPole-v1", "network": GRU},
     "ppo-vtrace": {"env": "CartPole-v1", "objective": "kl_penalty", "adaptive_kl": 1e-3, "advantage": "vtrace"},
 }
 """Their compilation takes minutes: `pytest -m slow`."""

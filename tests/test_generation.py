@@ -113,7 +113,7 @@ def test_sampled_frequencies_are_the_probabilities(params):
     every = np.array(list(itertools.product(range(5), repeat=3)))
     logits = TINY.logits(params, jnp.concatenate([jnp.tile(jnp.array([prompt]), (125, 1)), every[:, :2]], axis=1))
     log_probs = jax.nn.log_softmax(logits[:, 1:] / 2.0)
-    exact = np.exp(np.take_along_axis(np.asarray(log_probs), every[..., None], axis=-1)[..., 0].sum(axis=1))
+    exact = np.exp(np.take_along_axis(np.asarray(log_probs, np.float64), every[..., None], axis=-1)[..., 0].sum(axis=1))
     assert exact.sum() == pytest.approx(1.0, abs=1e-4)
     counts = np.bincount(np.asarray(found.tokens) @ [25, 5, 1], minlength=125)
     common = exact * rows > 5

@@ -34,12 +34,9 @@ CASES = {
     "population": ({"env": "CartPole-v1"}, 8),
 }
 MORE_CASES = {
-    "gru": ({"env": "CartPole-v1", "network": pgjax.GRU(hidden=(8,), memory_size=8)}, None),
     "cnn": ({"env": "Freeway-MinAtar", "network": pgjax.CNN(channels=(2,), stride=3, hidden=(8,))}, None),
     "reinforce": ({"algorithm": pgjax.REINFORCE, "env": "Pendulum-v1", "limit": 8, "baseline": "value"}, None),
-    "vpg": ({"algorithm": pgjax.VPG, "env": "Pendulum-v1", "normalize_obs": True, "normalize_reward": True}, None),
     "a2c": ({"algorithm": pgjax.A2C, "env": "CartPole-v1", "network": pgjax.GRU(hidden=(8,), memory_size=8)}, 3),
-    "npg": ({"algorithm": pgjax.NPG, "env": "CartPole-v1"}, None),
     "trpo": ({"algorithm": pgjax.TRPO, "env": "Pendulum-v1", "network": pgjax.MLP(hidden=(8,), squash=True)}, 3),
     "sac": ({"algorithm": pgjax.SAC, "env": "Pendulum-v1", "normalize_obs": True, "normalize_reward": True}, None),
     "td3": ({"algorithm": pgjax.TD3, "env": "Pendulum-v1", "noise_theta": 0.15}, 3),

@@ -22,10 +22,11 @@ def launch(script, *arguments):
 
 @pytest.mark.slow
 def test_presets_reach_their_goals(tmp_path):
-    """Ten seeds per environment; without memory MemoryChain stays at chance."""
-    launch("ppo_learning.py", "--out", tmp_path)
+    """Without memory MemoryChain stays at chance."""
+    envs = "CartPole-v1", "Catch-bsuite", "MountainCarContinuous-v0", "MemoryChain-bsuite"
+    launch("ppo_learning.py", "--envs", *envs, "--seeds", 4, "--out", tmp_path)
     rows = json.loads((tmp_path / "ppo_learning.json").read_text())["rows"]
-    assert len(rows) == 7
+    assert len(rows) == 5
     for row in rows:
         if row["goal"] is None:
             assert abs(row["interquartile_mean"]) < 0.2, row["name"]
@@ -35,7 +36,7 @@ def test_presets_reach_their_goals(tmp_path):
 
 @pytest.mark.slow
 def test_off_policy_presets_reach_their_goals_on_pendulum(tmp_path):
-    launch("off_policy_learning.py", "--envs", "Pendulum-v1", "--seeds", 4, "--out", tmp_path)
+    launch("off_policy_learning.py", "--envs", "Pendulum-v1", "--seeds", 2, "--out", tmp_path)
     found = json.loads((tmp_path / "off_policy_learning.json").read_text())["found"]
     for name, goal in {"ddpg": -180, "td3": -180, "sac": -180, "ppo": -2000}.items():
         assert np.mean(found[f"{name} on Pendulum-v1"]["returns"]) >= goal, name
@@ -43,8 +44,8 @@ def test_off_policy_presets_reach_their_goals_on_pendulum(tmp_path):
 
 @pytest.mark.slow
 def test_every_rung_of_the_ladder_reaches_its_goal(tmp_path):
-    """All solve CartPole but the total return, with ten seeds each; the script's defaults are what is published."""
-    launch("ladder.py", "--envs", "CartPole-v1", "--seeds", 10, "--out", tmp_path)
+    """All solve CartPole but the total return; the script's defaults are what is published."""
+    launch("ladder.py", "--envs", "CartPole-v1", "--seeds", 4, "--out", tmp_path)
     rows = json.loads((tmp_path / "ladder.json").read_text())["rows"]
     assert len(rows) == 10
     for row in rows:
