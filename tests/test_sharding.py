@@ -1,5 +1,6 @@
 """Devices: a divided run is the undivided one, members are spread, and the cores of a CPU become devices."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -62,23 +63,77 @@ def test_a_run_divided_over_devices_is_the_undivided_one(name, tiny_algorithm, m
     assert np.sum(alone[1]["episodes"]) > 16
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["sft", "dpo", "grpo", "rlhf", "online-dpo"])
-def test_a_language_model_divided_over_devices_is_the_undivided_one(name, tiny_token_algorithm, monkeypatch, capfd):
+SHARDED = [("sft", 2), ("rlhf", 2), *((name, shards) for name in ("dpo", "grpo", "online-dpo") for shards in (1, 2))]
+
+
+@pytest.mark.parametrize(
+    ("name", "shards"),
+    [("sft", 1), ("lm", 2), *(pytest.param(*x, marks=pytest.mark.slow) for x in [*SHARDED, ("rlhf", 1)])],
+)
+def test_a_language_model_divided_over_devices_is_the_undivided_one(
+    name, shards, tiny_token_algorithm, monkeypatch, capfd
+):
     """Sampling, reading and gradients are shared, a reward of texts is asked once; and XLA has nothing to say of it."""
+    monkeypatch.setattr("pgjax.core.devices.SHARDED_SIZE", 1)
     for module in ("supervised", "sampling"):
         monkeypatch.setattr(f"pgjax.alignment.{module}.SHARE_TOKENS", 1)
-    fields = {}
+    fields = {"batch_size": 16}
     if name in ("grpo", "rlhf"):
         words = alignment.TOKENIZERS.make("grammar")
-        fields = {"reward": alignment.HostReward(lambda prompts, answers: [len(x) % 7.0 for x in answers], words)}
+        fields["reward"] = alignment.HostReward(lambda prompts, answers: [len(x) % 7.0 for x in answers], words)
     algorithm = tiny_token_algorithm(name, **fields)
-    used, shared = trained(algorithm, jax.random.key(0), env_layout(algorithm, 2))
-    assert used == 2
+    used, shared = trained(algorithm, jax.random.key(0), env_layout(algorithm, 2 * shards, shards))
+    assert used == 2 * shards
     used, alone = trained(algorithm, jax.random.key(0), env_layout(algorithm, 1))
     assert used == 1
     assert_close(shared, alone)
     assert "SPMD" not in capfd.readouterr().err
+
+
+def test_no_device_has_more_than_its_share_of_a_large_model(tiny_token_algorithm, monkeypatch):
+    """Neither parameters nor moments of the optimiser, before and after an iteration; on four devices two copies."""
+    monkeypatch.setattr("pgjax.alignment.supervised.SHARE_TOKENS", 1)
+    lm = tiny_token_algorithm("lm")
+    lm = dataclasses.replace(lm, network=dataclasses.replace(lm.network, width=32, layers=3, mlp_width=256))
+    layouts = {shards: env_layout(lm, 4, shards) for shards in (1, 2, 4)}
+    bytes_of, needed = {}, {}
+    for shards, layout in layouts.items():
+        programs = compile_programs(lm, layout, ROWS, None)
+        algorithm = layout.place_algorithm(lm)
+        state = programs.init(algorithm, layout.place(jax.random.key(0)))
+        for _ in range(2):
+            on_first = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves((state.params, state.opt_state))]
+            assert bytes_of.setdefault(shards, sum(on_first)) == sum(on_first)
+            state, _ = programs.advance(algorithm, state, layout.place_count(1))
+        needed[shards] = programs.bytes_needed
+    assert bytes_of[2] < 0.6 * bytes_of[1]
+    assert bytes_of[4] < 0.36 * bytes_of[1]
+    assert needed[4] < needed[2] < needed[1]
+    with pytest.raises(
+        pgjax.InputError, match="shards = 3 is not accepted: expected a divisor of the 4 devices that LM"
+    ):
+        env_layout(lm, 4, 3)
+
+
+def test_a_run_in_shards_is_kept_and_goes_on(tiny_token_algorithm, tmp_path, monkeypatch):
+    for name in ("core.devices.SHARDED_SIZE", "alignment.supervised.SHARE_TOKENS"):
+        monkeypatch.setattr(f"pgjax.{name}", 1)
+    lm = tiny_token_algorithm("lm", lr_schedule="constant")
+    half = dataclasses.replace(lm, total_steps=lm.total_steps // 2)
+    how = {"devices": 4, "shards": 2, "episodes": 4, "progress": False}
+    whole = pgjax.run(lm, directory=tmp_path / "whole", **how)
+    pgjax.run(half, directory=tmp_path / "half", **how)
+    again = pgjax.resume(tmp_path / "half", lm.total_steps, progress=False)
+    assert again.steps_now == lm.total_steps // 2
+    for a, b in zip(jax.tree.leaves(whole.state.params), jax.tree.leaves(again.state.params), strict=True):
+        assert not a.is_fully_replicated or a.ndim < 2
+        np.testing.assert_array_equal(a, b)
+    assert_close(pgjax.load(tmp_path / "whole").state.params, whole.state.params)
+    alone = dataclasses.replace(lm, total_steps=2 * lm.total_steps)
+    with pytest.warns(UserWarning, match="was trained on shards = 2 and goes on on 1: equal to rounding"):
+        pgjax.resume(tmp_path / "half", alone.total_steps, shards=1, progress=False)
+    with pytest.raises(pgjax.InputError, match="shards = 2 is not accepted with seeds"):
+        pgjax.run(lm, seeds=2, shards=2)
 
 
 def test_a_weighted_mean_over_devices_is_the_weighted_mean():

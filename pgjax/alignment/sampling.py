@@ -132,11 +132,12 @@ class Sampling(MinibatchUpdate):
         return completion, reward
 
     def sampled(self, policy: Params, prompt: Prompt, key: Key) -> Generation:
-        """A completion for each prompt, of a policy with these parameters."""
-        ends = {"eos": self.model.tokenizer.eos, "pad": self.model.tokenizer.pad}
-        return generate(
-            self.model.network, policy, prompt.tokens, key, self.max_tokens, self.temperature, mask=prompt.mask, **ends
-        )
+        """A completion for each prompt, of a policy with these parameters, which are brought together once for all
+        tokens."""
+        tokens, network, tokenizer = prompt.tokens, self.model.network, self.model.tokenizer
+        ends = {"eos": tokenizer.eos, "pad": tokenizer.pad}
+        how = self.max_tokens, self.temperature
+        return generate(network, everywhere(policy), tokens, key, *how, mask=prompt.mask, **ends)
 
     def rewarded(self, prompt: Prompt, completion: Generation) -> Array:
         """What the reward says of the completions, in float32."""

@@ -239,6 +239,7 @@ def _train(arguments: list[str]) -> None:
             flag("episodes", int, "episodes, or other cases, of each evaluation", 128),
             flag("sinks", tuple[str, ...], f"where else metrics go: {', '.join(SINKS)}", ()),
             flag("devices", int | None, "over how many devices the run may be spread; default all", None),
+            flag("shards", int, "over how many of them parameters are divided, of a model that one cannot hold", 1),
             cache_flag(),
             *what.option_flags(),
         ],
@@ -252,10 +253,8 @@ def _train(arguments: list[str]) -> None:
     algorithm = what.build(vars(flags) | _params(what, flags))
     directory = Path(flags.directory or _new_directory(f"{what.subject}-{what.name}"))
     _print_config(to_config(algorithm), flags.seed)
-    kept = {
-        name: getattr(flags, name) for name in ("seeds", "checkpoint_every", "keep", "episodes", "sinks", "devices")
-    }
-    _report(run(algorithm, flags.seed, directory, **kept), directory)
+    names = ("seeds", "checkpoint_every", "keep", "episodes", "sinks", "devices", "shards")
+    _report(run(algorithm, flags.seed, directory, **{name: getattr(flags, name) for name in names}), directory)
 
 
 def _new_directory(name: str) -> str:

@@ -1,9 +1,11 @@
 """Several devices, those of all processes: the members of a population are spread over them, or the environments of
-one run.
+one run, and the parameters of a model that is large.
 
 For one run nothing is to be said where it is written: compiled `with jax.set_mesh(env_mesh(n))`, its environments and
-the samples of every minibatch are divided, and without such a mesh the functions that divide them change nothing. A
-divided run is the undivided one to rounding.
+the samples of every minibatch are divided, and without such a mesh the functions that divide them change nothing. With
+`env_mesh(n, shards)` parameters and what has their shape are divided as well (fully sharded data parallelism:
+Rajbhandari et al., 2020; Zhao et al., 2023): `shards` devices keep one copy, and each has a layer whole only while it
+computes with it. A divided run is the undivided one to rounding.
 """
 
 import math
@@ -21,9 +23,13 @@ from jax.sharding import Mesh, PartitionSpec
 from pgjax.core import processes
 from pgjax.core.errors import InputError
 
-ENVS = "envs"
+ENVS, SHARDS = "envs", "shards"
+BOTH = (ENVS, SHARDS)
+"""The axes of the mesh that environments and samples are divided over."""
 MEMBERS = PartitionSpec("members")
 MEMORY_SHARE = 0.8
+SHARDED_SIZE = 2**12
+"""Arrays with fewer elements are whole on every device: to bring their shares together takes longer than it saves."""
 SHARE_STEPS = 128
 """Dividing a run pays where each device has this many environment steps of every minibatch."""
 
@@ -111,13 +117,53 @@ def equal_shares(mesh: Mesh, members: int) -> Mesh:
     return Mesh(mesh.devices[:size], mesh.axis_names)
 
 
-def env_mesh(devices: int) -> Mesh:
-    """The first devices as one axis that environments are divided over."""
-    return Mesh(np.array(jax.devices()[:devices]), (ENVS,))
+def env_mesh(devices: int, shards: int = 1) -> Mesh:
+    """The first devices, which environments are divided over; each `shards` neighbours keep one copy of parameters."""
+    return Mesh(np.array(jax.devices()[:devices]).reshape(-1, shards), BOTH)
 
 
 def _divided() -> bool:
-    return jax.sharding.get_abstract_mesh().shape.get(ENVS, 1) > 1
+    shape = jax.sharding.get_abstract_mesh().shape
+    return shape.get(ENVS, 1) * shape.get(SHARDS, 1) > 1
+
+
+def _shards() -> int:
+    """Of parameters, in what XLA divides by itself."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.shape[SHARDS] if SHARDS in mesh.auto_axes else 1
+
+
+def share_of(x: Any, shards: int) -> PartitionSpec:
+    """How an array is divided over so many shards: numbers, not counts or keys, along the longer of its last two axes
+    that they divide, so that the layers of a stack lie as each by itself."""
+    small = x.size < SHARDED_SIZE or x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating)
+    axes = [i for i in range(x.ndim - 2, x.ndim) if i >= 0 and x.shape[i] % shards == 0]
+    if shards == 1 or small or not axes:
+        return PartitionSpec()
+    axis = max(axes, key=lambda i: x.shape[i])
+    return PartitionSpec(*(None,) * axis, SHARDS)
+
+
+def in_shares(x: Any) -> Any:
+    """Arrays laid out as `share_of` says, those without shares whole on every device."""
+    shards = _shards()
+    if not _divided():
+        return x
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, share_of(leaf, shards)), x)
+
+
+def gathered(params: Any) -> Any:
+    """Parameters of which every device has all, for as long as it computes with them; their gradients go back into
+    shares."""
+    return jax.tree.map(_gathered, params) if _shards() > 1 else params
+
+
+@jax.custom_vjp
+def _gathered(x: Any) -> Any:
+    return everywhere(x)
+
+
+_gathered.defvjp(lambda x: (everywhere(x), None), lambda _, gradient: (in_shares(everywhere(gradient)),))
 
 
 def everywhere(x: Any) -> Any:
@@ -127,7 +173,7 @@ def everywhere(x: Any) -> Any:
 
 def shared_out(x: Any) -> Any:
     """Arrays of which every device has a share of the rows, so that XLA divides what is computed from them."""
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(ENVS)) if _divided() else x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BOTH)) if _divided() else x
 
 
 def each_on_its_own(f: Callable[..., Any], in_axes: Any, out_axes: Any) -> Callable[..., Any]:
@@ -158,11 +204,18 @@ def mean_of_shares(f: Callable[..., tuple[Any, Any]], in_axes: tuple[int | None,
 
     def added(*args: Any) -> Any:
         vector, restore = ravel_pytree(f(*args))
-        return mean(*restore(jax.lax.psum(vector, ENVS)))
+        return mean(*restore(jax.lax.psum(vector, BOTH)))
 
     in_specs = tuple(PartitionSpec() if axis is None else _spec(axis) for axis in in_axes)
+    if _shards() > 1:  # no device has the parameters: what it needs of them when, XLA arranges
+
+        def arranged(*args: Any) -> Any:
+            divided = zip(args, in_axes, in_specs, strict=True)
+            return mean(*f(*(x if axis is None else jax.lax.with_sharding_constraint(x, s) for x, axis, s in divided)))
+
+        return arranged
     return jax.shard_map(added, in_specs=in_specs, out_specs=PartitionSpec(), check_vma=False)
 
 
 def _spec(axis: int) -> PartitionSpec:
-    return PartitionSpec(*(None,) * axis, ENVS)
+    return PartitionSpec(*(None,) * axis, BOTH)

@@ -95,8 +95,8 @@ def gradient_of_mean(
             return of_part(params, *args)
 
         def parts(x: Array, axis: int) -> Array:
-            divided = x.reshape(*x.shape[:axis], micro_batches, -1, *x.shape[axis + 1 :])
-            return jnp.moveaxis(divided, axis, 0)
+            divided = x.reshape(*x.shape[:axis], -1, micro_batches, *x.shape[axis + 1 :])
+            return jnp.moveaxis(divided, axis + 1, 0)
 
         divided = [
             None if axis is None else jax.tree.map(functools.partial(parts, axis=axis), arg)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pgjax.core.algorithm import Key, Params
+from pgjax.core.devices import gathered
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import check_fields, field, pytree
 
@@ -144,6 +145,7 @@ def run_blocks(
 
     def block(state: tuple[Array, Any], layer: tuple[Params, Any]) -> tuple[tuple[Array, Any], Any]:
         (x, carry), (weights, own) = state, layer
+        weights = gathered(weights)
         query, key, value = _queries_keys_values(config, weights, normalized(config, weights["attention_norm"], x))
         if config.positions == "rotary":
             query, key = (_rotated(config, each, position) for each in (query, key))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pgjax.core.algorithm import Key, Params
+from pgjax.core.devices import gathered
 from pgjax.core.hyperparameters import field, pytree
 from pgjax.environments.base import Box, Space
 from pgjax.networks.decoder import Decoder, attention, init_blocks, init_norm, linear, normal, normalized, run_blocks
@@ -108,7 +109,7 @@ class Transformer(Decoder, Heads):
 
     def unembed(self, params: Params, hidden: Float[Array, "*tokens width"]) -> Float[Array, "*tokens vocab"]:
         """The logits of the next token, in float32."""
-        matrix = params["embed" if self.tied else "unembed"].astype(hidden.dtype)
+        matrix = gathered(params["embed" if self.tied else "unembed"]).astype(hidden.dtype)
         return jnp.einsum("...w,vw->...v", hidden, matrix, preferred_element_type=jnp.float32)
 
     def logits(
@@ -155,7 +156,7 @@ class Transformer(Decoder, Heads):
             return carry, None, attention(query, keys, values, mask)
 
         position = cache.length[:, None]
-        x = _placed(self, params, params["embed"][token[:, None]], position)
+        x = _placed(self, params, gathered(params["embed"])[token[:, None]], position)
         layers = jnp.arange(self.layers)
         x, (keys, values), _ = run_blocks(self, params["blocks"], x, position, attend, (cache.key, cache.value), layers)
         return TextCache(keys, values, real, cache.length + 1), normalized(self, params["norm"], x[:, 0])
@@ -185,12 +186,12 @@ def _embedded(
         position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     else:
         position = jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
-    return _placed(config, params, params["embed"][tokens], position), position
+    return _placed(config, params, gathered(params["embed"])[tokens], position), position
 
 
 def _placed(config: Transformer, params: Params, x: Array, position: Array) -> Array:
     """With learned positions added, where there are any."""
-    return x + params["position"][position % config.context] if config.positions == "learned" else x
+    return x + gathered(params["position"])[position % config.context] if config.positions == "learned" else x
 
 
 def _stream(

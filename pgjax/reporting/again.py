@@ -52,7 +52,8 @@ def _run_words(config: dict[str, Any]) -> list[str]:
     }
     for name, default in given.items():
         words += _flag(name, config[name]) if config[name] != default else []
-    return words + _flag("devices", config["devices"])
+    shards = config.get("shards", 1)
+    return words + _flag("devices", config["devices"]) + (_flag("shards", shards) if shards > 1 else [])
 
 
 def _sweep_words(config: dict[str, Any]) -> list[str]:
@@ -179,8 +180,9 @@ def _python(config: dict[str, Any], directory: str) -> str:
         does = "algorithm, arguments = arguments_from_json(config)\npgjax.sweep(algorithm, **arguments)"
     else:
         makes = "from_config", "pgjax.running.config", "config.json"
-        kept = ("seed", "seeds", "checkpoint_every", "keep", "episodes", "devices")
-        does = f"pgjax.run(from_config(config), {', '.join(f'{name}={config[name]!r}' for name in kept)})"
+        names = ("seed", "seeds", "checkpoint_every", "keep", "episodes", "devices", "shards")
+        kept = {name: config[name] for name in names if name in config}
+        does = f"pgjax.run(from_config(config), {', '.join(f'{name}={value!r}' for name, value in kept.items())})"
     function, module, file = makes
     read = f"config = json.loads(pathlib.Path({f'{directory}/{file}'!r}).read_text())"
     return f"import json, pathlib, pgjax\nfrom {module} import {function}\n{read}\n{does}"

@@ -17,15 +17,17 @@ from pgjax.core import processes
 from pgjax.core.algorithm import Algorithm, Scores
 from pgjax.core.devices import (
     MEMBERS,
+    SHARDS,
     SHARE_STEPS,
     check_memory,
     count_devices,
     env_mesh,
     equal_shares,
-    everywhere,
+    in_shares,
     largest_array,
     member_mesh,
     memory_limit,
+    share_of,
     total_bytes,
 )
 from pgjax.core.errors import InputError
@@ -70,20 +72,32 @@ class Layout(NamedTuple):
     """How an algorithm and its states lie on the devices."""
 
     mesh: Mesh
-    algorithm: Any
-    """Partition specs of the algorithm's leaves."""
-    state: PartitionSpec
-    """Of keys, states and everything with one entry per member."""
     members: int
     """0 for a single algorithm."""
 
+    @property
+    def shards(self) -> int:
+        """How many devices keep one copy of the parameters."""
+        return self.mesh.shape.get(SHARDS, 1)
+
+    def specs(self, x: Any) -> Any:
+        """How a state, keys or anything else with one entry per member is divided."""
+        return MEMBERS if self.members else jax.tree.map(lambda leaf: share_of(leaf, self.shards), x)
+
+    def algorithm_specs(self, algorithm: Any) -> Any:
+        """How an algorithm or a population is."""
+        return algorithm.specs() if self.members else self.specs(algorithm)
+
     def place(self, x: Any) -> Any:
         """A state, keys or anything else with one entry per member, where they belong."""
-        return processes.placed(x, NamedSharding(self.mesh, self.state))
+        return processes.placed(x, self._shardings(self.specs(x)))
 
     def place_algorithm(self, algorithm: Any) -> Any:
-        """An algorithm of the same structure, where its leaves belong."""
-        return processes.placed(algorithm, jax.tree.map(lambda s: NamedSharding(self.mesh, s), self.algorithm))
+        """An algorithm, where its leaves belong."""
+        return processes.placed(algorithm, self._shardings(self.algorithm_specs(algorithm)))
+
+    def _shardings(self, specs: Any) -> Any:
+        return jax.tree.map(lambda s: NamedSharding(self.mesh, s), specs)
 
     def place_count(self, count: int) -> Any:
         """How many iterations, for every device."""
@@ -107,11 +121,13 @@ class Programs(NamedTuple):
     """By training, on all devices together."""
 
 
-def env_layout(algorithm: Algorithm, devices: int | None = None) -> Layout:
-    """A single algorithm on as many of `devices`, by default all there are, as it says that it divides into.
+def env_layout(algorithm: Algorithm, devices: int | None = None, shards: int = 1) -> Layout:
+    """A single algorithm on as many of `devices`, by default all there are, as it says that it divides into, with its
+    parameters over `shards` of them.
 
     Raises:
-        InputError: there are several processes, and it does not divide into their devices.
+        InputError: there are several processes, and it does not divide into their devices; or `shards` does not divide
+            the devices it divides into.
     """
     there = count_devices(devices)
     size = max(n for n in range(1, there + 1) if n == 1 or algorithm.divides_into(n))
@@ -121,18 +137,17 @@ def env_layout(algorithm: Algorithm, devices: int | None = None) -> Layout:
             f"expected environments and minibatches that are multiples of {there}, and at least {SHARE_STEPS} steps of "
             "each minibatch for each device"
         )
-    return _layout(algorithm, env_mesh(size), 0)
+    if size % shards:
+        raise InputError(
+            f"shards = {shards} is not accepted: expected a divisor of the {size} devices that "
+            f"{type(algorithm).__name__} divides over"
+        )
+    return Layout(env_mesh(size, shards), 0)
 
 
 def member_layout(population: Population, devices: int | None = None) -> Layout:
     """A population over as many of `devices`, by default all there are, as divide its members into equal shares."""
-    return _layout(population, equal_shares(member_mesh(devices, population.size), population.size), population.size)
-
-
-def _layout(algorithm: Any, mesh: Mesh, members: int) -> Layout:
-    if members:
-        return Layout(mesh, algorithm.specs(), MEMBERS, members)
-    return Layout(mesh, PartitionSpec(), PartitionSpec(), 0)
+    return Layout(equal_shares(member_mesh(devices, population.size), population.size), population.size)
 
 
 def compile_programs(algorithm: Any, layout: Layout, advance: Advance, num: int | None) -> Programs:
@@ -143,7 +158,7 @@ def compile_programs(algorithm: Any, layout: Layout, advance: Advance, num: int 
         InputError: the state, or an array of the program, is larger than the memory.
     """
     forget_programs(MANY_MAPPINGS)
-    return _compile(*signature(algorithm), layout.mesh, layout.members, advance, num)
+    return _compile(*signature(algorithm), layout, advance, num)
 
 
 def forget_programs(mappings: int) -> None:
@@ -154,30 +169,29 @@ def forget_programs(mappings: int) -> None:
 
 
 @functools.lru_cache(maxsize=32)
-def _compile(
-    structure: Any, shapes: tuple[Any, ...], mesh: Mesh, members: int, advance: Advance, num: int | None
-) -> Programs:
+def _compile(structure: Any, shapes: tuple[Any, ...], layout: Layout, advance: Advance, num: int | None) -> Programs:
     """Keyed by everything that selects the programs."""
     like = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*x) for x in shapes])
-    layout = _layout(like, mesh, members)
+    mesh, members = layout
     on_devices = functools.partial(_over_members, like, layout) if members else _dividing_itself
     key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), members) if members else jax.random.key(0))
     with contextlib.nullcontext() if members else jax.set_mesh(mesh):
-        algorithm, key = _placed(like, mesh, layout.algorithm), _placed(key, mesh, layout.state)
+        algorithm, key = _placed(like, mesh, layout.algorithm_specs(like)), _placed(key, mesh, layout.specs(key))
         count = _placed(jax.ShapeDtypeStruct((), jnp.int32), mesh, PartitionSpec())
-        init = jax.jit(on_devices(lambda algorithm, key: algorithm.init(key), layout.state))
-        state = _placed(jax.eval_shape(init, algorithm, key), mesh, layout.state)
+        init = jax.jit(on_devices(lambda algorithm, key: algorithm.init(key), MEMBERS))
+        state = jax.eval_shape(init, algorithm, key)
+        state = _placed(state, mesh, layout.specs(state))
         reported = advance.members if members else PartitionSpec()
-        trained = on_devices(advance.train, layout.state, PartitionSpec(), out_specs=(layout.state, reported))
+        trained = on_devices(advance.train, MEMBERS, PartitionSpec(), out_specs=(MEMBERS, reported))
         train = jax.jit(trained, donate_argnums=1)
         traced = train.trace(algorithm, state, count)
         parts = members // mesh.size if members and advance.in_batches else 1
-        copies = 1 if members else mesh.size
+        copies = 1 if members else mesh.size // layout.shards
         check_memory(max(total_bytes(state) * copies, largest_array(traced.jaxpr)) // parts, mesh)
         lowered = [init.lower(algorithm, key), traced.lower()]
         scores: tuple[str, ...] = ()
         if num:
-            evaluate = jax.jit(on_devices(functools.partial(_evaluate, num=num), layout.state))
+            evaluate = jax.jit(on_devices(functools.partial(_evaluate, num=num), MEMBERS))
             traced_evaluation = evaluate.trace(algorithm, state)
             check_memory(largest_array(traced_evaluation.jaxpr) // parts, mesh)
             lowered.append(traced_evaluation.lower())
@@ -199,8 +213,8 @@ def _placed(shapes: Any, mesh: Mesh, spec: Any) -> Any:
 
 
 def _dividing_itself(f: Callable[..., Any], *in_specs: Any, out_specs: Any = None) -> Callable[..., Any]:
-    """`f` of a single algorithm; its results are on all devices."""
-    return lambda *args: everywhere(f(*args))
+    """`f` of a single algorithm; its results are on all devices, or in shares."""
+    return lambda *args: in_shares(f(*args))
 
 
 def _over_members(
@@ -212,9 +226,8 @@ def _over_members(
         return f(Population(population.member, population.size // layout.mesh.size, population.stacked), *args)
 
     # Keys and constants made inside a member's run differ by device, which the check of replication refuses.
-    return jax.shard_map(
-        local, mesh=layout.mesh, in_specs=(layout.algorithm, *in_specs), out_specs=out_specs, check_vma=False
-    )
+    in_specs = layout.algorithm_specs(like), *in_specs
+    return jax.shard_map(local, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def _compiled(*lowered: Any) -> list[Any]:

@@ -62,7 +62,7 @@ def check_same(
     what: str, directory: Path, stored: dict[str, Any], config: dict[str, Any], names: Iterable[str]
 ) -> None:
     """Refuse a directory that holds another run or sweep than `config` describes in the entries `names`; warn of other
-    versions and numbers of devices.
+    versions and numbers of devices and shards.
 
     Raises:
         InputError: naming what differs.
@@ -73,12 +73,13 @@ def check_same(
     changed = version_changes(entry(stored, "versions", str(directory), dict))
     if changed:
         warnings.warn(f"{directory} was written with other versions, numbers may change: {changed}", stacklevel=4)
-    before, now = stored.get("devices", config["devices"]), config["devices"]
-    if before != now:
-        warnings.warn(
-            f"{directory} was trained on devices = {before} and goes on on {now}: equal to rounding, not bit by bit",
-            stacklevel=4,
-        )
+    for name in ("devices", "shards"):
+        before, now = stored.get(name, config.get(name)), config.get(name)
+        if before != now:
+            warnings.warn(
+                f"{directory} was trained on {name} = {before} and goes on on {now}: equal to rounding, not bit by bit",
+                stacklevel=4,
+            )
 
 
 def devices_of(config: dict[str, Any], devices: int | None) -> int | None:

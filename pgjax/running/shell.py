@@ -60,6 +60,7 @@ def run(
     episodes: int = 128,
     sinks: tuple[str, ...] = (),
     devices: int | None = None,
+    shards: int = 1,
     progress: bool = True,
     callback: Callback | None = None,
 ) -> Result:
@@ -80,6 +81,8 @@ def run(
         sinks: what gets the metrics besides `metrics.jsonl`, names of `SINKS` in `running/sinks.py`.
         devices: over how many devices members are spread, or the environments of a single run that is large enough; by
             default all, and of several processes always. Another number changes results by rounding.
+        shards: over how many of these the parameters of a single run and all that has their shape are divided, for
+            models that do not fit one device; it divides `devices`.
         callback: called about once a second with the `Progress` so far. If it returns True the run ends there: it is
             evaluated and kept as at its end, returned, and goes on if it is run again. What it raises ends the run as
             well, kept before it is raised. `EarlyStopping` is one.
@@ -94,15 +97,21 @@ def run(
     every = {} if checkpoint_every is None else {"checkpoint_every": checkpoint_every}
     if callback is not None and not callable(callback):
         raise InputError(f"run: callback = {callback!r} is not accepted: expected a function of the progress")
-    for name, value in (every | {"keep": keep, "episodes": episodes, "seeds": 1 if seeds is None else seeds}).items():
+    counts = every | {"keep": keep, "episodes": episodes, "shards": shards, "seeds": 1 if seeds is None else seeds}
+    for name, value in counts.items():
         check_count(f"run: {name}", value)
     check_seeds("run", seed, seeds or 1)
     check_sinks(sinks)
     count_devices(devices)
     check_single("run", algorithm)
-    layout = env_layout(algorithm, devices) if seeds is None else member_layout(copies(algorithm, seeds), devices)
+    if seeds is not None and shards > 1:
+        raise InputError(f"run: shards = {shards} is not accepted with seeds: expected 1, as each member lies whole")
+    if seeds is None:
+        layout = env_layout(algorithm, devices, shards)
+    else:
+        layout = member_layout(copies(algorithm, seeds), devices)
     kept = (seed, seeds, checkpoint_every, keep, episodes, list(sinks))
-    config = to_config(algorithm) | dict(zip(KEPT, kept, strict=True)) | {"devices": layout.mesh.size}
+    config = to_config(algorithm) | dict(zip(KEPT, kept, strict=True)) | {"devices": layout.mesh.size, "shards": shards}
     check_equal(config)
     progress = progress and processes.is_first()
     try:
@@ -122,10 +131,12 @@ def resume(
     progress: bool = True,
     callback: Callback | None = None,
     algorithm: Algorithm | None = None,
+    shards: int | None = None,
 ) -> Result:
     """Continue the run in `directory`, if asked to up to a larger `total_steps`; to the same bits on equal devices.
 
-    `devices` is as many as the run was trained on, if there are, unless it is given; a warning says where it differs.
+    `devices` and `shards` are as many as the run was trained on, devices if there are, unless they are given; a warning
+    says where they differ.
     `algorithm` is what the run was made with, if that is code of the user's own.
 
     Raises:
@@ -144,6 +155,7 @@ def resume(
     how: dict[str, Any] = {
         "sinks": sinks,
         "devices": devices_of(config, devices),
+        "shards": config.get("shards", 1) if shards is None else shards,
         "progress": progress,
         "callback": callback,
     }
@@ -475,10 +487,11 @@ class _Training:
         return {name: np.concatenate([columns[name] for columns in self.columns]) for name in first}
 
     def own_state(self) -> Any:
-        """The state where a user finds it: that of a single run on one device, which does what he does with it, and
-        whole in each of several processes."""
+        """The state where a user finds it: that of a single run on one device, which does what he does with it, unless
+        it is in shards; and whole in each of several processes."""
         state = processes.whole(self.state)
-        return jax.device_put(state, jax.local_devices()[0]) if self.is_single else state
+        is_for_one = self.is_single and self.programs.layout.shards == 1
+        return jax.device_put(state, jax.local_devices()[0]) if is_for_one else state
 
     def _evaluated(self, done: int, scores: dict[str, np.ndarray]) -> float:
         """Write the scores of exactly this state; the mean of the one that ranks."""
