@@ -36,7 +36,7 @@ def test_presets_reach_their_goals(tmp_path):
 
 @pytest.mark.slow
 def test_off_policy_presets_reach_their_goals_on_pendulum(tmp_path):
-    launch("off_policy_learning.py", "--envs", "Pendulum-v1", "--seeds", 2, "--out", tmp_path)
+    launch("off_policy_learning.py", "--envs", "Pendulum-v1", "--seeds", 2, "--episodes", 256, "--out", tmp_path)
     found = json.loads((tmp_path / "off_policy_learning.json").read_text())["found"]
     for name, goal in {"ddpg": -180, "td3": -180, "sac": -180, "ppo": -2000}.items():
         assert np.mean(found[f"{name} on Pendulum-v1"]["returns"]) >= goal, name
