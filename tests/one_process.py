@@ -9,8 +9,6 @@ import signal
 import sys
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-
 import jax
 import jax.numpy as jnp
 import numpy as np

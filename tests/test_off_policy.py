@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from conftest import EXACTLY
 
 import pgjax
 from pgjax.algorithms.off_policy import Explored, Learner
@@ -398,10 +399,9 @@ def test_a_run_may_leave_its_buffer_out_of_checkpoints(tiny_algorithm, tmp_path,
 @pytest.mark.parametrize("members", [1, 8, 32])
 def test_members_of_a_sweep_are_their_solo_runs(tiny_algorithm, members, train, monkeypatch):
     """Fused as a user's programs are: the fusions that the tests compile with make NaN of this one."""
-    exactly = {"xla_cpu_use_fusion_emitters": True}
 
     def compiled(*lowered):
-        return [x.compile(compiler_options=exactly) for x in lowered]
+        return [x.compile(compiler_options=EXACTLY) for x in lowered]
 
     monkeypatch.setattr("pgjax.running.compile._compiled", compiled)
     sac = tiny_algorithm(pgjax.SAC, pgjax.make("Pendulum-v1"))

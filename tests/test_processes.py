@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from conftest import UNOPTIMIZED
 
 import pgjax
 from pgjax.commands.launch import environments, free_port
@@ -26,7 +27,7 @@ def start(case, count, directory, devices=1):
     return [
         subprocess.Popen(
             [sys.executable, str(WORKER), case, *map(str, (process, count, port)), str(directory)],
-            env=os.environ | {"PGJAX_CPU_DEVICES": str(devices)},
+            env=os.environ | {"PGJAX_CPU_DEVICES": str(devices), "XLA_FLAGS": UNOPTIMIZED},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -174,7 +175,7 @@ def test_launch_trains_and_ends_with_the_status_of_what_failed(tmp_path):
     small = ["--num-envs", "16", "--num-steps", "64", "--num-minibatches", "2", "--total-steps", "4096"]
     command = [sys.executable, "-c", "from pgjax.commands.cli import main; raise SystemExit(main())", "launch"]
     train = ["train", "ppo", "--env", "CartPole-v1", "--directory", str(tmp_path / "run"), "--no-cache"]
-    env = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"}
+    env = os.environ | {"XLA_FLAGS": UNOPTIMIZED}
     done = subprocess.run([*command, *train, *small], capture_output=True, text=True, env=env, timeout=400)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("return_mean=") >= 1

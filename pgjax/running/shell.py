@@ -104,10 +104,10 @@ def run(
     check_sinks(sinks)
     count_devices(devices)
     check_single("run", algorithm)
-    if seeds is not None and shards > 1:
-        raise InputError(f"run: shards = {shards} is not accepted with seeds: expected 1, as each member lies whole")
     if seeds is None:
         layout = env_layout(algorithm, devices, shards)
+    elif shards > 1:
+        raise InputError(f"run: shards = {shards} is not accepted with seeds: expected 1, as each member lies whole")
     else:
         layout = member_layout(copies(algorithm, seeds), devices)
     kept = (seed, seeds, checkpoint_every, keep, episodes, list(sinks))
