@@ -63,6 +63,14 @@ def test_a_run_divided_over_devices_is_the_undivided_one(name, tiny_algorithm, m
     assert np.sum(alone[1]["episodes"]) > 16
 
 
+def test_devices_sum_once_for_a_minibatch(tiny_algorithm, cartpole, monkeypatch):
+    monkeypatch.setattr("pgjax.algorithms.on_policy.SHARE_STEPS", 16)
+    ppo = tiny_algorithm(pgjax.PPO, cartpole, num_envs=16, total_steps=16 * 8)
+    program = compile_programs(ppo, env_layout(ppo, 2), ROWS, None).advance.as_text()
+    inner = [line for line in program.splitlines() if " all-reduce(" in line and line.count("while/body") >= 3]
+    assert ["psum" in line for line in inner] == [True]
+
+
 SHARDED = [("sft", 2), ("rlhf", 2), *((name, shards) for name in ("dpo", "grpo", "online-dpo") for shards in (1, 2))]
 
 

@@ -7,7 +7,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from common import pyplot as pyplot
 from common import write_report
 
 from pgjax.core.cores import count_cores
+from pgjax.core.processes import agreed
 from pgjax.running.compile import ROWS, compile_programs, env_layout, member_layout
 from pgjax.running.config import from_config, to_config
 from pgjax.running.population import copies
@@ -39,15 +40,17 @@ class Program(NamedTuple):
     """Of all programs of a run but the evaluation, tracing included."""
     memory: Any
     """XLA's memory analysis, of one device."""
+    text: str
+    """As XLA has compiled it."""
 
 
-def compiled_iterations(algorithm: Any, seeds: int, iterations: int) -> Program:
+def compiled_iterations(algorithm: Any, seeds: int, iterations: int, devices: int | None = None) -> Program:
     """`iterations` iterations of `seeds` members, by the programs of `pgjax.run` and on the devices that it uses."""
     key = jax.random.key(0)
     if seeds > 1:
         algorithm, key = copies(algorithm, seeds), jax.random.split(key, seeds)
     start = time.perf_counter()
-    layout = member_layout(algorithm) if seeds > 1 else env_layout(algorithm)
+    layout = member_layout(algorithm, devices) if seeds > 1 else env_layout(algorithm, devices)
     programs = compile_programs(algorithm, layout, ROWS, None)
     seconds = time.perf_counter() - start
     algorithm, key = layout.place_algorithm(algorithm), layout.place(key)
@@ -55,23 +58,24 @@ def compiled_iterations(algorithm: Any, seeds: int, iterations: int) -> Program:
     def run(state: Any) -> tuple[Any, Any]:
         return programs.advance(algorithm, state, np.int32(iterations))
 
-    return Program(run, programs.init(algorithm, key), seconds, programs.advance.memory_analysis())
+    advance = programs.advance
+    return Program(run, programs.init(algorithm, key), seconds, advance.memory_analysis(), advance.as_text())
 
 
 class Training:
     """A compiled training program, warmed up, and how many calls of it take about `seconds`."""
 
-    def __init__(self, algorithm: Any, seeds: int, seconds: float) -> None:
+    def __init__(self, algorithm: Any, seeds: int, seconds: float, devices: int | None = None) -> None:
         per_iteration = seeds * algorithm.steps_per_iteration
         iterations = max(1, STEPS_PER_CALL // per_iteration)
-        self.program = compiled_iterations(algorithm, seeds, iterations)
+        self.program = compiled_iterations(algorithm, seeds, iterations, devices)
         self.state, self.calls, self.steps_per_call = self.program.state, 1, iterations * per_iteration
-        rate = self.repetition()["steps_per_second"]
+        rate = agreed(self.repetition()["steps_per_second"])
         if self.steps_per_call < seconds * rate:
-            rate = self.repetition()["steps_per_second"]
+            rate = agreed(self.repetition()["steps_per_second"])
         self.calls = max(1, round(seconds * rate / self.steps_per_call))
         self.devices = max(len(leaf.sharding.device_set) for leaf in jax.tree.leaves(self.state))
-        memory, device = self.program.memory, jax.devices()[0].memory_stats()
+        memory, device = self.program.memory, jax.local_devices()[0].memory_stats()
         self.facts = {
             "devices": self.devices,
             "seconds_compile": self.program.seconds_compile,
@@ -106,8 +110,10 @@ def worker(config: dict[str, Any], seeds: int, seconds: float) -> None:
 class Worker:
     """`module.worker(*arguments)` in a process of its own; idle between repetitions."""
 
-    def __init__(self, module: str, *arguments: Any, devices: int | None = None) -> None:
-        environment = {name: x for name, x in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    def __init__(
+        self, module: str, *arguments: Any, devices: int | None = None, environment: Mapping[str, str] = os.environ
+    ) -> None:
+        environment = {name: x for name, x in environment.items() if name != "JAX_COMPILATION_CACHE_DIR"}
         paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         if devices:
@@ -127,10 +133,10 @@ class Worker:
         self.repetitions.append(self._receive())
 
     def _receive(self) -> dict[str, Any]:
-        line = self.answers.readline()
-        if not line:
-            raise SystemExit(f"a process of the benchmark ended with status {self.process.wait()}")
-        return json.loads(line)
+        for line in self.answers:
+            if line.startswith("{"):  # gloo writes lines of its own
+                return json.loads(line)
+        raise SystemExit(f"a process of the benchmark ended with status {self.process.wait()}")
 
     def close(self) -> None:
         self.requests.close()

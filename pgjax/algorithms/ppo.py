@@ -32,6 +32,7 @@ from pgjax.algorithms.on_policy import (
     samples_of,
 )
 from pgjax.core.algorithm import Key, Metrics, Params
+from pgjax.core.devices import everywhere
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import Scalar, field, pytree
 from pgjax.core.metrics import Count, Mean
@@ -273,8 +274,8 @@ def _gradient_step(ppo: Any, memory: Memory, learning_rate: Scalar, kl_coef: Flo
         params, adam_state, stopped = carry
         minibatch, start = minibatch_of(sequences, memory, chosen)
         if ppo.normalize_advantage == "minibatch":
-            advantage = losses.normalized_advantage(minibatch.advantage, minibatch.policy_weight)
-            minibatch = minibatch._replace(advantage=advantage)
+            of = everywhere((minibatch.advantage, minibatch.policy_weight))  # no exchange: all devices have the batch
+            minibatch = minibatch._replace(advantage=everywhere(losses.normalized_advantage(*of)))
         grads, metrics = gradient(params, start, minibatch, kl_coef)
         stopped |= metrics["approx_kl"] > ppo.target_kl
         updates, next_adam_state = optimizer.update(grads, adam_state, params)
