@@ -272,6 +272,15 @@ class Own:
     init = initial_memory = step = unroll = __call__
 
 
+class Raising(Own):
+    """One whose parameters cannot be had."""
+
+    @property
+    def default_params(self) -> None:
+        """Not to be had."""
+        raise RuntimeError("broken")
+
+
 def attack_own_code(table: Table) -> None:
     """Networks and environments of one's own, of which one method gives what it should not, or raises."""
     small: Any = {"num_envs": 2, "num_steps": 2, "num_minibatches": 1, "total_steps": 8}
@@ -292,8 +301,13 @@ def attack_own_code(table: Table) -> None:
                         raise value("broken")
                     return value
 
-                def act(what: str = what, whole: Any = whole, name: str = name, give: Any = give) -> None:
-                    own: Any = Own(whole | {name: give if name != "default_params" else give()})
+                def act(
+                    what: str = what, whole: Any = whole, name: str = name, give: Any = give, value: Any = value
+                ) -> None:
+                    if name == "default_params":
+                        own: Any = Raising(whole) if value is RuntimeError else Own(whole | {name: value})
+                    else:
+                        own = Own(whole | {name: give})
                     if what == "networks":
                         pgjax.run(pgjax.PPO(pgjax.make("CartPole-v1"), own, **small), progress=False)
                     else:

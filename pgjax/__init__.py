@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from pgjax.core.hyperparameters import pytree as pytree
     from pgjax.core.processes import connect as connect
     from pgjax.environments import wrappers as wrappers
-    from pgjax.environments.gymnax import register as register
-    from pgjax.environments.gymnax import registered_envs as registered_envs
     from pgjax.environments.registry import make as make
+    from pgjax.environments.registry import register as register
+    from pgjax.environments.registry import registered_envs as registered_envs
     from pgjax.learning import losses as losses
     from pgjax.learning import returns as returns
     from pgjax.learning.evaluation import Evaluation as Evaluation
@@ -72,8 +72,8 @@ if TYPE_CHECKING:
 
 _EXPORTS = {
     "make": "environments.registry",
-    "register": "environments.gymnax",
-    "registered_envs": "environments.gymnax",
+    "register": "environments.registry",
+    "registered_envs": "environments.registry",
     "register_algorithm": "algorithms",
     "register_network": "networks.registry",
     "MLP": "networks.feedforward",

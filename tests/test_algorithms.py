@@ -27,8 +27,12 @@ def short():
     [
         (pgjax.REINFORCE, {"num_steps": 7}, r"num_steps = 7 is not accepted: expected at least the longest .* 8 steps"),
         (pgjax.REINFORCE, {"baseline": "critic"}, r"expected one of 'none', 'mean', 'value', 'optimal'"),
+        (pgjax.REINFORCE, {"baseline": np.zeros((2, 2))}, r"expected one of 'none', 'mean', 'value', 'optimal'"),
         (pgjax.REINFORCE, {"baseline": "optimal", "network": pgjax.GRU()}, r"'optimal' is not accepted with a network"),
         (pgjax.REINFORCE, {"baseline": "value", "value_minibatches": 3}, r"value_minibatches = 3 does not divide"),
+        (pgjax.PPO, {"n_steps": 8}, "PPO has no field 'n_steps': did you mean num_steps"),
+        (pgjax.PPO, {"clip_range": 0.1}, "PPO has no field 'clip_range': did you mean clip_eps"),
+        (pgjax.VPG, {"gama": 0.9}, "VPG has no field 'gama': did you mean gamma"),
         (pgjax.VPG, {"network": SHARED}, r"VPG.network = MLP\(.*\) is not accepted: expected shared_torso=False"),
         (pgjax.VPG, {"value_minibatches": 5}, r"VPG.value_minibatches = 5 does not divide num_envs \* num_steps = 32"),
         (pgjax.VPG, {"total_steps": 31}, r"VPG.total_steps = 31 is less than one iteration"),
@@ -44,6 +48,19 @@ def short():
 def test_bad_fields_are_refused_at_once(short, tiny_algorithm, cls, fields, message):
     with pytest.raises(pgjax.InputError, match=message):
         tiny_algorithm(cls, short, **fields)
+
+
+@pytest.mark.parametrize("where", ["loss", "metrics"])
+def test_a_loss_that_is_not_a_number_per_sample_is_refused(short, tiny_algorithm, where):
+    @pgjax.pytree
+    class Wide(pgjax.A2C):
+        def loss(self, params, memory, samples):
+            losses, metrics = super().loss(params, memory, samples)
+            return (losses[..., None], metrics) if where == "loss" else (losses, metrics | {"mine": jnp.mean(losses)})
+
+    said = r"the loss of shape \(8, 4, 1\)" if where == "loss" else r"mine of shape \(\)"
+    with pytest.raises(pgjax.InputError, match=rf"loss gives {said}: expected \(8, 4\), a number per sample"):
+        jax.eval_shape(pgjax.train, tiny_algorithm(Wide, short), jax.random.key(0))
 
 
 def test_episode_starts_by_a_loop():

@@ -5,6 +5,7 @@ import functools
 import subprocess
 import sys
 
+import gymnasium
 import gymnax
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,9 @@ from conftest import EXACTLY
 
 import pgjax
 from pgjax.environments import probes
-from pgjax.environments.base import Box, Discrete
+from pgjax.environments.base import Box, Discrete, TimeStep
 from pgjax.environments.catalog import CATALOG
+from pgjax.environments.own import OWN
 
 TRAINABLE = [env_id for env_id in gymnax.registered_envs if env_id != "MNISTBandit-bsuite"]
 
@@ -212,7 +214,7 @@ def test_physics_that_follow_from_others_do_so_also_when_traced():
             {"length": 1e300},
             "length = 1e[+]300 .* expected finite numbers .* within float32",
         ),
-        (None, {}, "env = None is not accepted: expected an id, or an object with gymnax's interface"),
+        (None, {}, "env = None is not accepted: expected an id, an environment with our interface or gymnax's"),
         ("MNISTBandit-bsuite", {}, "downloads data when it is made, and that failed"),
     ],
 )
@@ -260,7 +262,13 @@ def test_a_broken_environment_of_ones_own_is_told_what_is_wrong():
         def action_space(self, params=None):
             return gymnax.environments.spaces.Discrete(0)
 
+    class Hidden(Recorder):
+        @property
+        def default_params(self):
+            raise RuntimeError("not to be had")
+
     for cls, message in {
+        Hidden: "Hidden: default_params raised RuntimeError: not to be had",
         Raises: "reset and step raised KeyError: 'mine'",
         Nothing: "step gives a NoneType; expected",
         NoReset: "reset raised TypeError: dot_general",
@@ -284,6 +292,94 @@ def test_constructor_arguments_and_registered_environments():
         del gymnax.registration._registry["Recorder-test"]
 
 
+@pgjax.pytree
+class Line:
+    """Ten places along a line, the last one an end; each method can be replaced by a broken one."""
+
+    length: pgjax.Scalar = pgjax.field("steps until the episode is cut", default=20, accepts="[1, inf)")
+    broken: str = pgjax.field("which method is, and how", default="")
+
+    name = "Line"
+    action_space = Discrete(2)
+
+    @property
+    def observation_space(self):
+        return gymnasium.spaces.Box(0.0, 1.0, (1,)) if self.broken == "space" else Box((1,))
+
+    @property
+    def time_limit(self):
+        return self.length
+
+    def reset(self, key):
+        state = jnp.int32(0), jnp.int32(0)
+        return self.see(state) if self.broken == "reset" else (state, self.see(state))
+
+    def step(self, key, state, action):
+        if self.broken == "if" and action:
+            return None
+        place, time = jnp.clip(state[0] + 2 * self.received(action) - 1, 0, 9), state[1] + 1
+        state = place, time.astype(jnp.float32) if self.broken == "state" else time
+        obs = jnp.zeros(3) if self.broken == "obs" else self.see(state)
+        reward = jnp.ones(1) if self.broken == "reward" else jnp.float32(place)
+        ends = place == 9, time >= self.length
+        return (state, obs, reward, *ends) if self.broken == "step" else TimeStep(state, obs, reward, *ends)
+
+    def received(self, action):
+        return action[None] if self.broken == "received" else action
+
+    def see(self, state):
+        return state[0][None] / 9.0
+
+    def render(self, state):
+        return np.full((8, 8, 3), 25 * int(state[0]), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("space", r"Line: observation_space is Box\(.*: expected a Box of pgjax.environments.base"),
+        ("reset", r"Line: reset gives a ShapeDtypeStruct: expected \(state, obs\)"),
+        ("if", "Line: step raised TracerBoolConversionError"),
+        ("state", r"Line: step gives another state, .*float32\[\].* than reset does"),
+        ("obs", r"Line: step gives an observation of shape \(3,\): expected an array of shape \(1,\)"),
+        ("reward", r"Line: step gives reward of shape \(1,\): expected an array of shape \(\)"),
+        ("step", "Line: step gives 5 values: expected a TimeStep"),
+        ("received", r"Line: received gives an action of shape \(1,\): expected an array of shape \(\)"),
+    ],
+)
+def test_an_environment_of_ones_own_is_traced_before_anything_compiles(broken, message):
+    ppo = pgjax.PPO(pgjax.wrappers.ActionRepeat(Line(broken=broken), 2) if broken == "obs" else Line(broken=broken))
+    with pytest.raises(pgjax.InputError, match=message):
+        pgjax.run(ppo, progress=False)
+
+
+def test_an_environment_with_our_interface_is_known_once_it_is_registered(tmp_path):
+    assert pgjax.make(Line(), length=5).length == 5
+    with pytest.raises(pgjax.InputError, match=r"env = Line is a class: expected an object of it, make\(Line\(\)\)"):
+        pgjax.make(Line)
+    with pytest.raises(pgjax.InputError, match="Line has no option 'lenght': did you mean length"):
+        pgjax.make(Line(), lenght=5)
+    with pytest.raises(pgjax.InputError, match="Gymnasium has it, stepped on the host: gymnasium:CartPole-v0"):
+        pgjax.make("CartPole-v0")
+    with pytest.raises(pgjax.InputError, match=r"Gymnasium's style gymnasium.register and make\('gymnasium:ID'\)"):
+        pgjax.make(object())
+    pgjax.register("Line-v0", Line)
+    try:
+        with pytest.raises(pgjax.InputError, match="already registered"):
+            pgjax.register("Line-v0", Line)
+        small = {"num_envs": 4, "num_steps": 8, "num_minibatches": 1, "total_steps": 32}
+        ppo = pgjax.PPO(pgjax.make("Line-v0", length=7), pgjax.MLP(hidden=(8,)), **small)
+        trained = pgjax.run(ppo, directory=tmp_path / "run", episodes=2, progress=False)
+        loaded = pgjax.load(tmp_path / "run")
+        assert (loaded.algorithm.env, type(loaded.algorithm.env)) == (Line(length=7), Line)
+        (steps, _), *_ = pgjax.render(loaded, tmp_path / "line.gif", max_steps=3)
+        assert (steps, (tmp_path / "line.gif").exists()) == (3, True)
+        swept = pgjax.sweep(trained.algorithm, length=[3.0, 4.0], points=1, episodes=2, progress=False)
+        assert swept.axes.keys() == {"length"}
+    finally:
+        OWN.table.pop("Line-v0")
+
+
 def test_gymnax_is_imported_without_its_plotting_packages_and_still_draws():
     out = run_python("""
 import sys, jax
@@ -293,6 +389,7 @@ heavy = [m for m in ("matplotlib", "seaborn", "pandas", "scipy.stats") if m in s
 print(heavy)
 import matplotlib
 matplotlib.use("Agg")
+import gymnasium
 import gymnax
 figure, axes = env.env.render(env.reset(jax.random.key(0))[0], env.params)
 print(type(figure).__module__, len(axes.texts))

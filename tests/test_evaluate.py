@@ -65,6 +65,23 @@ def test_evaluation_vmaps_over_states(tiny_ppo, cartpole):
     np.testing.assert_array_equal(many.returns[2], solo.returns)
 
 
+def test_the_state_of_several_members_is_refused(evaluated):
+    ppo, state, _ = evaluated
+    several = jax.tree.map(lambda x: jnp.stack([x, x]), state)
+    for what, refused in {
+        "evaluate": lambda: pgjax.evaluate(ppo, several, jax.random.key(0)),
+        "predict": lambda: ppo.predict(several, jnp.zeros(4)),
+    }.items():
+        with pytest.raises(pgjax.InputError, match=rf"{what}: there are 2 members: expected one, by result.member\(i\)"):
+            refused()
+    for obs, how, message in (
+        (jnp.zeros(4), {"deterministic": False, "key": 0}, "predict: key = 0 is not accepted"),
+        ((jnp.zeros(4), {}), {}, "predict: obs = .* is not accepted: expected an array of numbers"),
+    ):
+        with pytest.raises(pgjax.InputError, match=message):
+            ppo.predict(state, obs, **how)
+
+
 @pytest.mark.parametrize("bad", [{"num_episodes": 0}, {"max_steps": -1}])
 def test_bad_sizes_are_refused(evaluated, bad):
     ppo, state, _ = evaluated

@@ -101,13 +101,22 @@ def test_every_preset_in_an_environment_can_be_exported(tmp_path):
 def test_a_policy_runs_where_there_is_nothing_but_numpy(tmp_path):
     algorithm, state = with_state(*CASES["normalised"])
     result = pgjax.Result(algorithm, state, {}, 0, 0, 0.0, 0.0)
-    result.export(tmp_path / "policy.npz")
+    result.export(tmp_path / "made" / "policy.npz")
+    (tmp_path / "made" / "policy.npz").rename(tmp_path / "policy.npz")
     (tmp_path / "numpy_policy.py").write_text(Path(numpy_policy.__file__).read_text())
     code = """
 import sys
 sys.modules.update({name: None for name in ("jax", "flax", "pgjax")})
 import numpy_policy
-print(numpy_policy.Policy("policy.npz")([-0.4, 0.01]).item())
+policy = numpy_policy.Policy("policy.npz")
+for wrong in ([0.0] * 4, [[0.0]], [[[0.0, 0.0]]]):
+    try:
+        policy(wrong)
+    except ValueError as error:
+        assert "expected (2,) or ('N', 2)" in str(error), error
+    else:
+        raise AssertionError(wrong)
+print(policy([-0.4, 0.01]).item())
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert float(done.stdout) == pytest.approx(result.predict(np.array([-0.4, 0.01])).item(), rel=1e-4)

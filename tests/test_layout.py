@@ -23,7 +23,7 @@ FILES = {
         "processes",
         "devices",
     ],
-    "environments": ["base", "catalog", "gymnax", "suite", "suites", "host", "wrappers", "probes", "registry"],
+    "environments": ["base", "catalog", "gymnax", "suite", "suites", "host", "wrappers", "own", "probes", "registry"],
     "networks": [
         "distributions",
         "network",

@@ -39,6 +39,19 @@ def fake_run(directory, seed, gamma=0.99, seeds=None, steps=5, env="CartPole-v1"
     return directory
 
 
+def test_a_plot_says_what_of_a_run_is_damaged(tmp_path):
+    run = fake_run(tmp_path / "run", 0)
+    whole = (run / "config.json").read_text()
+    for edited in ({}, json.loads(whole) | {"score": []}, json.loads(whole) | {"parts": {}}):
+        (run / "config.json").write_text(json.dumps(edited))
+        with pytest.raises(pgjax.InputError, match=r"config\.json is damaged"):
+            pgjax.plot(run, out=tmp_path / "curves")
+    (run / "config.json").write_text(whole)
+    rows = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(rows.replace("return_mean", "seturn_mean", 1))
+    assert pgjax.plot(run, out=tmp_path / "curves")
+
+
 def drawn(monkeypatch):
     """What reaches the axes: the label, the line, and whether there is a band."""
     import matplotlib

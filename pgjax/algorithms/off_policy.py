@@ -23,6 +23,7 @@ from pgjax.core.hyperparameters import Scalar, check_fields, field, pytree
 from pgjax.core.metrics import Count, Mean, merged
 from pgjax.core.text import shows_briefly
 from pgjax.environments.base import Discrete
+from pgjax.environments.own import check_environment
 from pgjax.learning import losses
 from pgjax.learning.acting import Actor
 from pgjax.learning.normalize import (
@@ -175,6 +176,7 @@ class OffPolicy(InEnvironment):
 
     def initial_params(self, key: Key) -> Params:
         """New networks: `policy` and `critics`, of which there are `num_critics`."""
+        check_environment(self.env)
         spaces = self.env.observation_space, self.env.action_space
         check_network(self.network, *spaces)
         policy_key, *critic_keys = jax.random.split(key, 1 + self.num_critics)

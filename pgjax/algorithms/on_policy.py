@@ -17,6 +17,7 @@ from pgjax.core.devices import SHARE_STEPS
 from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import Scalar, check_fields, field, pytree
 from pgjax.core.text import shows_briefly
+from pgjax.environments.own import check_environment
 from pgjax.learning import losses, returns
 from pgjax.learning.normalize import (
     Moments,
@@ -152,6 +153,7 @@ def initial_state(algorithm: Any, key: Key, initial_opt_state: Any) -> OnPolicyS
     """The start of a run; `initial_opt_state(params)` is what the algorithm's optimisers start from."""
     params_key, env_key = jax.random.split(jax.random.fold_in(key, INIT_STREAM))
     env, network = algorithm.env, algorithm.network
+    check_environment(env)
     check_network(network, env.observation_space, env.action_space)
     params = network.init(params_key, env.observation_space, env.action_space)
     obs_moments = initial_moments(env.observation_space.shape) if algorithm.normalize_obs else None

@@ -67,7 +67,7 @@ class REINFORCE(SeparateValue):
     normalize_advantage: bool = field("bring credit less baseline to mean 0, standard deviation 1", default=False)
 
     def __post_init__(self) -> None:
-        check(self, "value_minibatches" if self.baseline == "value" else None)
+        check(self, "value_minibatches" if str(self.baseline) == "value" else None)
         limit = self.env.time_limit
         if not isinstance(limit, (type(None), jax.core.Tracer)) and self.num_steps < np.max(limit):
             raise InputError(

@@ -169,7 +169,7 @@ def _import_own(arguments: list[str]) -> list[str]:
         if argument != "--import":
             rest.append(argument)
             continue
-        name = next(found, "")
+        name = next(found, "").removesuffix(".py")
         sys.path.insert(0, "")
         try:
             importlib.import_module(name)

@@ -3,6 +3,7 @@
 from typing import Any, Literal, Protocol, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pgjax.core.errors import InputError
@@ -34,6 +35,16 @@ def check_key(label: str, key: Any) -> None:
     """
     if not isinstance(key, jax.Array) or not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise InputError(f"{label}: key = {key!r} is not accepted: expected a random key such as jax.random.key(0)")
+
+
+def check_one_member(label: str, state: Any) -> None:
+    """Refuse the states of several members where one is expected.
+
+    Raises:
+        InputError: saying how to take one out.
+    """
+    if hasattr(state, "iteration") and jnp.ndim(state.iteration):
+        raise InputError(f"{label}: there are {len(state.iteration)} members: expected one, by result.member(i)")
 
 
 def check_counts(algorithm: Any) -> None:

@@ -8,9 +8,29 @@ class InputError(ValueError):
     """Input refused before anything compiles; the message names the field, the value and what would be accepted."""
 
 
+ELSEWHERE = {
+    "batch_size": "num_minibatches",
+    "clip_range": "clip_eps",
+    "clip_coef": "clip_eps",
+    "lr": "learning_rate",
+    "n_envs": "num_envs",
+    "n_epochs": "num_epochs",
+    "n_eval_episodes": "num_episodes",
+    "n_steps": "num_steps",
+    "net_arch": "hidden",
+    "policy": "network",
+    "policy_kwargs": "network",
+    "total_timesteps": "total_steps",
+    "update_epochs": "num_epochs",
+}
+"""What other libraries call a field."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The part of an error message that suggests what `name` may have meant."""
     known = sorted(known)
+    if ELSEWHERE.get(name) in known:
+        return f"did you mean {ELSEWHERE[name]}?"
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
 

@@ -4,6 +4,7 @@ Shapes are written `[T, B, ...]` everywhere: T = num_steps of a rollout, B = num
 """
 
 import dataclasses
+import functools
 import math
 import typing
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, dataclass_transf
 import jax
 import numpy as np
 
-from pgjax.core.errors import InputError
+from pgjax.core.errors import InputError, nearest
 from pgjax.core.text import changed_fields, document_fields
 
 TRACED = "traced"
@@ -53,9 +54,22 @@ def pytree(cls: type[T]) -> type[T]:
     document_fields(cls, doc, hints, traced)
     if "__repr__" not in vars(cls):
         cls.__repr__ = changed_fields  # type: ignore[method-assign]
+    cls.__init__ = _naming(cls.__init__, hints)  # type: ignore[method-assign]
     _register(cls, traced, tuple(name for name in hints if name not in traced))
     cls.__new__ = _new  # type: ignore[method-assign]
     return cls
+
+
+def _naming(init: Any, fields: Iterable[str]) -> Any:
+    """A constructor that says of a field it does not know which may have been meant."""
+
+    @functools.wraps(init)
+    def constructor(self: Any, *args: Any, **given: Any) -> None:
+        for name in given.keys() - {*fields}:
+            raise InputError(f"{type(self).__name__} has no field {name!r}: {nearest(name, fields)}")
+        init(self, *args, **given)
+
+    return constructor
 
 
 def _register(cls: Any, traced: tuple[str, ...], static: tuple[str, ...]) -> None:

@@ -31,7 +31,7 @@ import numpy as np
 from pgjax.core.algorithm import Key
 from pgjax.core.errors import InputError, nearest
 from pgjax.core.hyperparameters import TRACED, pytree
-from pgjax.core.own import named, traced
+from pgjax.core.own import is_own, named, traced
 from pgjax.core.text import brief, is_same
 from pgjax.environments.base import Box, Discrete, Space, TimeStep, strong
 
@@ -124,26 +124,19 @@ class GymnaxEnvironment:
 
 
 def make(env: Any, **options: Any) -> GymnaxEnvironment:
-    """A gymnax environment by id, or any gymnax-style environment object (six-value step), behind our interface.
+    """A gymnax environment by an id that is known, or any gymnax-style environment object (six-value step), behind our
+    interface.
 
     `options` override the environment's parameters (`length=1.0`) or its constructor's arguments (`num_bits=3`).
 
     Raises:
-        InputError: an unknown id (with the nearest ones), an unknown option (with those there are) or one that follows
-            from others, an environment that does not keep to the interface, or one whose data cannot be had.
+        InputError: an unknown option (with those there are) or one that follows from others, an environment that does
+            not keep to the interface, or one whose data cannot be had.
     """
-    if not isinstance(env, str) and not hasattr(env, "default_params"):
-        raise InputError(f"env = {env!r} is not accepted: expected an id, or an object with gymnax's interface")
     env_id = env if isinstance(env, str) else None
     constructor_options: dict[str, Any] = {}
     if isinstance(env, str):
-        gymnax = _import_gymnax()
-        if env not in gymnax.registered_envs:
-            raise InputError(
-                f"env = {env!r} is not a known environment: {nearest(env, gymnax.registered_envs)} "
-                "One of your own is known after pgjax.register, in the process that calls it"
-            )
-        constructor = inspect.signature(gymnax.registration._registry[env]).parameters
+        constructor = inspect.signature(_import_gymnax().registration._registry[env]).parameters
         given = {k: options[k] for k in options if k in constructor}
         constructor_options = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         env = _construct(env, constructor_options)
@@ -216,29 +209,21 @@ def _override(env_id: str | None, name: str, params: Any, overrides: dict[str, A
 
 
 def register(env_id: str, factory: Callable[..., Any]) -> None:
-    """Make `factory(**options)`, which returns a gymnax-style environment, available to `make` as `env_id`.
-
-    Raises:
-        InputError: the id is taken, or the factory cannot be called.
-    """
-    if not callable(factory):
-        raise InputError(
-            f"register: factory = {factory!r} is not accepted: expected a class or a function that makes one"
-        )
-    gymnax = _import_gymnax()
-    if env_id in gymnax.registered_envs:
-        raise InputError(f"env_id = {env_id!r} is already registered: choose another name")
-    gymnax.register(env_id, factory)
+    """Make what `factory(**options)` returns known to gymnax."""
+    _import_gymnax().register(env_id, factory)
 
 
 def registered_envs() -> list[str]:
-    """The ids `make` knows."""
+    """The ids gymnax knows."""
     return list(_import_gymnax().registered_envs)
 
 
 def _construct(env_id: str, options: dict[str, Any]) -> Any:
     try:
         return _cached_env(env_id, tuple(sorted(options.items())))
+    except TypeError as error:
+        expected = "expected what makes an environment in the style of gymnax"
+        raise InputError(f"{env_id} cannot be made: {error}; {expected}") from error
     except OSError as error:  # MNISTBandit-bsuite downloads its images when it is made
         raise InputError(f"{env_id} downloads data when it is made, and that failed: {error}") from error
 
@@ -385,8 +370,10 @@ def _import_gymnax() -> Any:
     return sys.modules["gymnax"]
 
 
+CLASSIC = ("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0")
+"""What gymnax draws by Gymnasium, which needs pygame."""
 DRAWN = (
-    *("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Catch-bsuite"),
+    *(*CLASSIC, "Catch-bsuite"),
     *("Asterix-MinAtar", "Breakout-MinAtar", "Freeway-MinAtar", "Seaquest-MinAtar", "SpaceInvaders-MinAtar"),
     *("Pong-misc", "PointRobot-misc", "MetaMaze-misc", "FourRooms-misc"),
 )
@@ -396,20 +383,25 @@ DRAWN = (
 def draw(env: Any, states: list[Any], returns: Any, path: Path) -> None:
     """Write the episode that went through `states`, with the return so far in each frame's title, as a GIF.
 
-    An environment of somebody's own is drawn by its `render(state, params)`, a picture `[H, W, 3]` of uint8.
+    An environment of somebody's own is drawn by its `render(state)`, one in the style of gymnax by its `render(state,
+    params)`: a picture `[H, W, 3]` of uint8.
 
     Raises:
         InputError: neither gymnax nor a `render` draws this environment, what `render` gives is no picture, or a
             package is missing.
     """
     states = [jax.device_get(state) for state in states]
-    if isinstance(env, GymnaxEnvironment) and env.id is None and hasattr(env.env, "render"):
-        return _draw_own(env, states, returns, path)
+    if isinstance(env, GymnaxEnvironment) and hasattr(env.env, "render") and not _is_gymnaxs(env.env):
+        return _draw_own(env.name, lambda state: env.env.render(state, env.params), states, returns, path)
+    if is_own(env) and hasattr(env, "render"):
+        return _draw_own(env.name, env.render, states, returns, path)
     if not isinstance(env, GymnaxEnvironment) or env.env.name not in DRAWN:
         raise InputError(
-            f"{env.name} cannot be drawn; gymnax draws {', '.join(DRAWN)}, and one of your own its "
-            "render(state, params)"
+            f"{env.name} cannot be drawn; gymnax draws {', '.join(DRAWN)}, and one of your own its render(state), in "
+            "the style of gymnax render(state, params)"
         )
+    if env.env.name in CLASSIC and importlib.util.find_spec("pygame") is None:
+        raise InputError(f"drawing {env.name} needs pygame: pip install 'pgjax[render]'")
     for driver in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):  # pygame draws to memory and needs neither screen nor sound
         os.environ.setdefault(driver, "dummy")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
@@ -421,21 +413,25 @@ def draw(env: Any, states: list[Any], returns: Any, path: Path) -> None:
         raise InputError(f"drawing {env.name} needs a package: pip install 'pgjax[render]' ({error})") from error
 
 
-def _draw_own(env: GymnaxEnvironment, states: list[Any], returns: Any, path: Path) -> None:
+def _is_gymnaxs(env: Any) -> bool:
+    return type(env).__module__.startswith("gymnax.")
+
+
+def _draw_own(name: str, render: Callable[[Any], Any], states: list[Any], returns: Any, path: Path) -> None:
     from matplotlib import animation, pyplot
 
-    with named(env.name, "render"):
-        pictures = [np.asarray(env.env.render(state, env.params)) for state in states]
+    with named(name, "render"):
+        pictures = [np.asarray(render(state)) for state in states]
     if any(x.dtype != np.uint8 or x.ndim != 3 or x.shape != (*pictures[0].shape[:2], 3) for x in pictures):
         found = sorted({f"{x.dtype}{list(x.shape)}" for x in pictures})
-        raise InputError(f"{env.name}.render gives {', '.join(found)}: expected uint8[H, W, 3], always the same")
+        raise InputError(f"{name}.render gives {', '.join(found)}: expected uint8[H, W, 3], always the same")
     figure, panel = pyplot.subplots(layout="constrained")
     panel.axis("off")
     image = panel.imshow(pictures[0])
 
     def update(frame: int) -> None:
         image.set_data(pictures[frame])
-        panel.set_title(f"{env.name}: Step {frame + 1:4d} - Return {returns[frame]:7.2f}")
+        panel.set_title(f"{name}: Step {frame + 1:4d} - Return {returns[frame]:7.2f}")
 
     try:
         animation.FuncAnimation(figure, update, frames=len(pictures), interval=100).save(path)

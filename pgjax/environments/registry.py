@@ -2,26 +2,30 @@
 
 import dataclasses
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 from pgjax.core.errors import InputError, nearest
-from pgjax.core.parts import Description, dataclass_options, from_json, to_json
+from pgjax.core.own import named
+from pgjax.core.parts import Description, check_options, dataclass_options, from_json, to_json
 from pgjax.environments import gymnax
 from pgjax.environments.base import Environment
 from pgjax.environments.catalog import SUITE_MODULES
 from pgjax.environments.gymnax import GymnaxEnvironment, option_names, with_options
 from pgjax.environments.host import Gymnasium
+from pgjax.environments.own import OWN, has_our_interface
 from pgjax.environments.suite import SuiteEnvironment, loaded
 from pgjax.environments.suites import Brax, Craftax, Jumanji, Navix, Playground
 from pgjax.environments.wrappers import WRAPPERS, Wrapper, own_options
 
 
 def make(env: Any, **options: Any) -> Environment:
-    """A gymnax environment by id, one of another suite by `suite:name`, or any gymnax-style environment object
-    (six-value step), behind our interface.
+    """A gymnax environment by id, one of another suite by `suite:name`, one of your own by the name it was registered
+    under or as an object, with our interface or, behind it, that of gymnax (six-value step).
 
-    `options` override the environment's parameters (`length=1.0`) or its constructor's arguments (`num_bits=3`); of
-    another suite they are what the suite's class in `environments/suites.py` says.
+    `options` override the environment's parameters (`length=1.0`) or its constructor's arguments (`num_bits=3`), its
+    fields where it has our interface; of another suite they are what the suite's class in `environments/suites.py`
+    says.
 
     Raises:
         InputError: an unknown id (with the nearest ones), an unknown option (with those there are) or one that follows
@@ -30,7 +34,64 @@ def make(env: Any, **options: Any) -> Environment:
     """
     if isinstance(env, str) and ":" in env:
         return make_of_suite(env, **options)
+    if isinstance(env, str) and env in OWN.table:
+        return OWN.make(env, **options)
+    if isinstance(env, str):
+        if env not in registered_envs():
+            raise InputError(f"env = {env!r} is not a known environment: {_perhaps(env)}")
+    elif isinstance(env, type):
+        raise InputError(f"env = {env.__name__} is a class: expected an object of it, make({env.__name__}())")
+    elif has_our_interface(env):
+        check_options(type(env).__name__, options, dataclass_options(env))
+        return OWN.with_options(env, **options) if options else env
+    elif not _has_parameters(env):
+        raise InputError(
+            f"env = {env!r} is not accepted: expected an id, an environment with our interface or gymnax's, or for a "
+            "class in Gymnasium's style gymnasium.register and make('gymnasium:ID')"
+        )
     return gymnax.make(env, **options)
+
+
+def register(env_id: str, factory: Callable[..., Any]) -> None:
+    """Make an environment of your own known as `env_id` to `make`, to configs and to the command line.
+
+    `factory` is a `@pgjax.pytree` class with our interface (`environments.base.Environment`), whose fields are the
+    options, or what returns an environment in the style of gymnax, `factory(**options)`.
+
+    Raises:
+        InputError: the id is taken, or the factory cannot be called, or it is an environment and not its class.
+    """
+    if not callable(factory):
+        raise InputError(
+            f"register: factory = {factory!r} is not accepted: expected a class or a function that makes one"
+        )
+    if env_id in registered_envs():
+        raise InputError(f"env_id = {env_id!r} is already registered: choose another name")
+    if has_our_interface(factory):
+        OWN.register(env_id, factory)  # type: ignore[arg-type]
+    else:
+        gymnax.register(env_id, factory)
+
+
+def registered_envs() -> list[str]:
+    """The ids that `make` knows, but for those of other suites."""
+    return [*gymnax.registered_envs(), *OWN.table]
+
+
+def _has_parameters(env: Any) -> bool:
+    """As those of gymnax have."""
+    with named(type(env).__name__, "default_params"):
+        return hasattr(env, "default_params")
+
+
+def _perhaps(env_id: str) -> str:
+    """What somebody who writes an id that is not known may have meant."""
+    if importlib.util.find_spec("gymnasium") and env_id in importlib.import_module("gymnasium").registry:
+        return f"Gymnasium has it, stepped on the host: gymnasium:{env_id}"
+    return (
+        f"{nearest(env_id, registered_envs())} (one of your own: after pgjax.register, on the command line by --import "
+        "of the module that calls it)"
+    )
 
 
 SUITES: dict[str, type[SuiteEnvironment]] = {
@@ -102,7 +163,9 @@ class Environments:
                 return None
             own = {name: to_json(value) for name, value in own_options(part).items()}
             return {"name": names[type(part)], "options": {"env": inner} | own}
-        if not isinstance(part, GymnaxEnvironment) or part.id is None:
+        if not isinstance(part, GymnaxEnvironment):
+            return OWN.describe(part)
+        if part.id is None:
             return None
         params = {f.name: to_json(getattr(part.params, f.name)) for f in dataclasses.fields(part.params)}
         return {"name": part.id, "options": dict(part.constructor_options) | params}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from pgjax.core.algorithm import Algorithm, Key
+from pgjax.core.algorithm import Algorithm, Key, check_key, check_one_member
 from pgjax.core.errors import InputError
 from pgjax.environments.base import Environment
 from pgjax.networks.network import Memory, Output
@@ -58,11 +58,18 @@ def predict(
     that memory with the next observation of the episode; None, its start.
 
     Raises:
-        InputError: `key` is missing, `obs` has another shape, or `memory` is not of this network and batch.
+        InputError: `key` is missing or none, the state is of several members, `obs` has another shape, or `memory` is
+            not of this network and batch.
     """
     if not deterministic and key is None:
         raise InputError("predict: key = None is not accepted: expected a random key to sample the action with")
-    obs = jnp.asarray(obs, jnp.float32)
+    if not deterministic:
+        check_key("predict", key)
+    check_one_member("predict", state)
+    try:
+        obs = jnp.asarray(obs, jnp.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"predict: obs = {obs!r} is not accepted: expected an array of numbers") from error
     shape = algorithm.env.observation_space.shape
     if obs.shape not in (shape, (*obs.shape[:1], *shape)) or not obs.size:
         raise InputError(f"predict: obs of shape {obs.shape} is not accepted: expected {shape} or {('N', *shape)}")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from pgjax.core.algorithm import EVALUATION_STREAM, Key, Scores, check_key
+from pgjax.core.algorithm import EVALUATION_STREAM, Key, Scores, check_key, check_one_member
 from pgjax.core.devices import check_memory, env_mesh, largest_array
 from pgjax.core.errors import InputError
 from pgjax.learning.acting import Acting
@@ -48,7 +48,8 @@ def evaluate(
     otherwise actions are sampled. The keys are none that training from the same `key` uses.
 
     Raises:
-        InputError: `num_episodes` or `max_steps` is not positive, or the algorithm has no policy in an environment.
+        InputError: `num_episodes` or `max_steps` is not positive, the state is of several members, or the algorithm has
+            no policy in an environment.
     """
     if not hasattr(algorithm, "actor"):
         raise InputError(
@@ -56,6 +57,7 @@ def evaluate(
             "algorithm.evaluate(state, key, num)"
         )
     check_key("evaluate", key)
+    check_one_member("evaluate", state)
     for name, value in {"num_episodes": num_episodes, "max_steps": max_steps}.items():
         if value < 1:
             raise InputError(f"evaluate: {name} = {value} is not accepted: expected at least 1")

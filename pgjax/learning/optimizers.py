@@ -11,6 +11,7 @@ from jaxtyping import Array, Int, UInt32
 
 from pgjax.core.algorithm import Key, Params
 from pgjax.core.devices import mean_of_shares
+from pgjax.core.errors import InputError
 from pgjax.core.hyperparameters import Scalar
 
 Carry = TypeVar("Carry")
@@ -122,10 +123,18 @@ def mean_gradient(
     `loss(params, memory, samples, *shared) -> (losses, metrics)`, one number per sample each; `samples.weight` says how
     much each counts, None that all count alike. The result is called with the same arguments, the last `shared` of
     which are no samples and the same on all devices. `micro_batches` as in `gradient_of_mean`.
+
+    Raises:
+        InputError: the losses or a metric have another shape, when it is traced.
     """
 
     def sums(params: Params, memory: Any, samples: Any, *more: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
         value, metrics = loss(params, memory, samples, *more)
+        for name, x in {"the loss": value, **metrics}.items():
+            if x.shape != samples.obs.shape[:2]:
+                raise InputError(
+                    f"loss gives {name} of shape {x.shape}: expected {samples.obs.shape[:2]}, a number per sample"
+                )
         weighted = (lambda x: x) if samples.weight is None else (lambda x: samples.weight * x)
         weight = float(samples.obs.shape[0] * samples.obs.shape[1]) if samples.weight is None else samples.weight.sum()
         return jnp.sum(weighted(value)), (jax.tree.map(lambda x: jnp.sum(weighted(x)), metrics), weight)

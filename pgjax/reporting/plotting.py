@@ -10,6 +10,7 @@ import numpy as np
 
 from pgjax.core.errors import InputError, nearest
 from pgjax.reporting.statistics import interquartile_mean
+from pgjax.running.config import reading
 from pgjax.running.directory import part_title, read_config, some_rows, title
 
 MOST_POINTS = 20_000
@@ -31,7 +32,7 @@ def plot(*runs: str | Path, out: str | Path = "curves", metric: str | None = Non
     """
     if not runs:
         raise InputError("plot needs at least one run")
-    configs = {Path(run): read_config(run) for run in runs}
+    configs = {Path(run): _config(Path(run)) for run in runs}
     metric = metric or configs[Path(runs[0])]["score"][0]
     subjects = list(dict.fromkeys(title(config)[0] for config in configs.values()))
     columns = min(3, len(subjects))
@@ -45,6 +46,14 @@ def plot(*runs: str | Path, out: str | Path = "curves", metric: str | None = Non
         _draw_runs(panel, of_subject, metric)
         panel.set_title(subject, fontsize=10)
     return _save(figure, Path(out))
+
+
+def _config(run: Path) -> dict[str, Any]:
+    """With what a plot needs of it."""
+    config = read_config(run)
+    with reading(str(run / "config.json")):
+        title(config), flat_fields(config), config["score"][0], config["unit"]
+    return config
 
 
 def _draw_runs(axes: Any, configs: dict[Path, dict[str, Any]], metric: str) -> None:
@@ -93,6 +102,7 @@ def in_words(metric: str) -> str:
 
 
 def _save(figure: Any, out: Path) -> list[Path]:
+    out.parent.mkdir(parents=True, exist_ok=True)
     written = [out.with_name(out.name + ending) for ending in (".png", ".svg", ".pdf")]
     with matplotlib().rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):  # text stays text
         for path in written:
@@ -105,10 +115,11 @@ def _curve(path: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
     rows = some_rows(path, MOST_POINTS)
     if not rows:
         raise InputError(f"{path.parent} holds no metrics yet")
-    if metric not in rows[0]:
+    have = [row for row in rows if metric in row and "steps" in row]
+    if not have:
         raise InputError(f"metric = {metric!r} is not in {path.parent}: it has {', '.join(rows[0])}")
-    values = np.array([np.atleast_1d(np.array(row[metric], dtype=float)) for row in rows])
-    return np.array([row["steps"] for row in rows]), values
+    values = np.array([np.atleast_1d(np.array(row[metric], dtype=float)) for row in have])
+    return np.array([row["steps"] for row in have]), values
 
 
 def _labels(configs: dict[Path, dict[str, Any]]) -> dict[Path, str]:

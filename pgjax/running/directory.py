@@ -74,7 +74,9 @@ def read_json(path: Path) -> dict[str, Any]:
         with open_regular(path, "rb") as file:
             content = json.loads(file.read())
     except OSError as error:
-        raise InputError(f"{path.parent} holds no run: cannot read {path} ({error.strerror})") from error
+        is_sweep = path.name == "config.json" and (path.parent / "sweep.json").exists()
+        sweep = "a sweep, which pgjax.resume_sweep opens, and " if is_sweep else ""
+        raise InputError(f"{path.parent} holds {sweep}no run: cannot read {path} ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}): {damaged}") from error
     if not isinstance(content, dict):

@@ -116,6 +116,7 @@ def export(algorithm: Any, state: Any, path: str | Path) -> None:
         raise InputError(f"export: path = {str(path)!r} is not accepted: expected an ending of .npz or .onnx")
     exported = Exported(algorithm, state)
     about = exported.about(algorithm)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npz":
         arrays: dict[str, Any] = {"about": np.array(about)} | exported.arrays
         np.savez(path, **arrays)

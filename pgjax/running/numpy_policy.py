@@ -36,6 +36,8 @@ class Policy:
     def __call__(self, obs: Any, memory: Any = None) -> Any:
         """As the module says."""
         x, shape = np.asarray(obs, np.float32), tuple(self.about["obs_shape"])
+        if x.shape not in (shape, (*x.shape[:1], *shape)):
+            raise ValueError(f"obs of shape {x.shape} is not accepted: expected {shape} or {('N', *shape)}")
         batch = x.reshape(-1, *shape)
         memory_size = self.about["memory_size"]
         memory = np.zeros((len(batch), memory_size), np.float32) if memory is None else memory

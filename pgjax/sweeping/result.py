@@ -27,6 +27,7 @@ class Best(NamedTuple):
     """The best setting of a sweep."""
 
     setting: Setting
+    """What a search has changed, as it was in the end: `members` started with other values."""
     score: float
     """The mean over its seeds."""
     members: list[int]
@@ -86,7 +87,7 @@ class SweepResult:
         rows = [[*map(value_label, best.setting.values()), f"{best.score:.4g}"] for best in ranked[:MOST_ROWS]]
         more = f"<p>and {len(ranked) - MOST_ROWS} more</p>" if len(ranked) > MOST_ROWS else ""
         about = html_table([*map(list, self.summary().items())])
-        return about + html_table(rows, [*self.axes, self.judged_by[0]]) + more
+        return about + html_table(rows, [*ranked[0].setting, self.judged_by[0]]) + more
 
     @property
     def judged_by(self) -> tuple[str, Literal["max", "min"]]:
@@ -194,7 +195,16 @@ class SweepResult:
         seeds = len(self.seeds)
         _, sign = ranked_by(metric, self.algorithms[0])
         order = best_first(sign * means)
-        return [Best(self.settings[i], float(means[i]), list(range(i * seeds, (i + 1) * seeds))) for i in order]
+        return [Best(self._trained_with(i), float(means[i]), list(range(i * seeds, (i + 1) * seeds))) for i in order]
+
+    def _trained_with(self, i: int) -> Setting:
+        """A setting, with what a search has changed as it was in the end, in its best member."""
+        if not self.schedules:
+            return self.settings[i]
+        seeds = len(self.seeds)
+        _, sign = ranked_by("score", self.algorithms[0])
+        member = i * seeds + int(best_first(sign * self.setting_scores()[i])[0])
+        return self.settings[i] | {k: float(x[member, self.reached[member] - 1]) for k, x in self.schedules.items()}
 
     def best(self, metric: str = "score", last: int = 5) -> Best:
         """The setting with the best mean over seeds.
