@@ -72,7 +72,9 @@ def test_the_state_of_several_members_is_refused(evaluated):
         "evaluate": lambda: pgjax.evaluate(ppo, several, jax.random.key(0)),
         "predict": lambda: ppo.predict(several, jnp.zeros(4)),
     }.items():
-        with pytest.raises(pgjax.InputError, match=rf"{what}: there are 2 members: expected one, by result.member\(i\)"):
+        with pytest.raises(
+            pgjax.InputError, match=rf"{what}: there are 2 members: expected one, by result.member\(i\)"
+        ):
             refused()
     for obs, how, message in (
         (jnp.zeros(4), {"deterministic": False, "key": 0}, "predict: key = 0 is not accepted"),
