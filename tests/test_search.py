@@ -9,6 +9,7 @@ import pgjax
 from pgjax.algorithms.on_policy import OnPolicyState
 from pgjax.running.population import stack
 from pgjax.sweeping import space
+from pgjax.sweeping.result import SweepResult
 from pgjax.sweeping.search import curve_mean
 
 SETTINGS, SEEDS = 8, 10
@@ -195,6 +196,27 @@ def test_a_member_of_a_sweep_that_is_not_finite_counts_as_failed(tiny, monkeypat
     (scores,) = seen
     assert np.isfinite(scores[0]).all()
     assert (scores[1] == -np.inf).all()
+
+
+def test_the_best_setting_has_what_its_best_member_was_trained_with_in_the_end(tiny):
+    rates = np.arange(12.0).reshape(4, 3)
+    result = SweepResult(
+        axes={"learning_rate": [1e-3, 1e-2], "gamma": [0.9]},
+        settings=[{"learning_rate": 1e-3, "gamma": 0.9}, {"learning_rate": 1e-2, "gamma": 0.9}],
+        seeds=[0, 1],
+        algorithms=[tiny] * 4,
+        curves={},
+        steps=np.ones((4, 3)),
+        schedules={"learning_rate": rates},
+        scores={"return_mean": np.array([1.0, 5.0, 2.0, 3.0])},
+        failed=np.full(4, -1),
+        reached=np.full(4, 3),
+        states=[None] * 4,
+        seconds_compile=0.0,
+        seconds_run=0.0,
+    )
+    assert result.best() == ({"learning_rate": rates[1, 2], "gamma": 0.9}, 3.0, [0, 1])
+    assert result.ranking()[1].setting == {"learning_rate": rates[3, 2], "gamma": 0.9}
 
 
 def test_halving_keeps_the_best_and_puts_those_without_a_score_last():

@@ -5,9 +5,9 @@
 
 PPO on CartPole with 64 environments x 128 steps, whatever the devices: the same run, divided (strong scaling). Each
 point is one process with so many host devices, or so many processes with one device each, which take turns. Each also
-times a sum over all devices of vectors of several sizes, and `latency + bytes / bandwidth` is fitted to it. The model
-of an iteration is what it takes on one device, divided by the devices that have a core of their own, and one exchange
-for each collective that XLA put into the program: a gradient per minibatch, and what gathers the batch.
+times a sum over all devices of vectors of several sizes, which latency and bandwidth are taken from. The model of an
+iteration is what it takes on one device, divided by the devices that have a core of their own, and one exchange for
+each collective that XLA put into the program: a gradient per minibatch, and what gathers the batch.
 
 The predictions are for GPUs that nobody measured: data parallelism, each GPU with the same work (weak scaling), no
 exchange hidden behind computing, a ring within a node of 8 and a ring of nodes. The constants are options.
@@ -38,7 +38,10 @@ from pgjax.running.config import from_config, to_config
 
 SIZES = [4**k for k in range(1, 12)]
 """Bytes of the vectors that are summed: up to 16 MiB."""
+SMALL = 2**16
+"""Bytes up to which a sum takes as long as an empty one."""
 NODE = 8
+"""GPUs that are close to each other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +77,9 @@ def seconds_of_a_sum(size: int, devices: int) -> float:
 
 
 def fitted(seconds: dict[int, float]) -> tuple[float, float]:
-    """Latency (s) and bandwidth (bytes/s) with the least relative error, neither below 0."""
-    sizes, times = np.array(list(seconds)), np.array(list(seconds.values()))
-    weighted = np.stack([np.ones(len(sizes)), sizes], axis=1) / times[:, None]
-    latency, per_byte = np.maximum(np.linalg.lstsq(weighted, np.ones(len(sizes)), rcond=None)[0], 1e-15)
-    return float(latency), float(1.0 / per_byte)
+    """Latency (s), the median of small vectors, and bandwidth (bytes/s), by what the largest takes beyond it."""
+    latency, largest = float(np.median([x for size, x in seconds.items() if size <= SMALL])), max(seconds)
+    return latency, largest / (seconds[largest] - latency)
 
 
 def collectives(program: str) -> int:
