@@ -389,7 +389,6 @@ heavy = [m for m in ("matplotlib", "seaborn", "pandas", "scipy.stats") if m in s
 print(heavy)
 import matplotlib
 matplotlib.use("Agg")
-import gymnasium
 import gymnax
 figure, axes = env.env.render(env.reset(jax.random.key(0))[0], env.params)
 print(type(figure).__module__, len(axes.texts))

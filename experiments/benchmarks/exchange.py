@@ -37,7 +37,7 @@ from pgjax.core.devices import BOTH, env_mesh, total_bytes
 from pgjax.running.config import from_config, to_config
 
 SIZES = [4**k for k in range(1, 12)]
-"""Bytes of the vectors that are summed: up to 16 MiB."""
+"""Bytes of the vectors that are summed: up to 4 MiB."""
 SMALL = 2**16
 """Bytes up to which a sum takes as long as an empty one."""
 NODE = 8
@@ -174,7 +174,7 @@ def make_tables(rows: list[dict[str, Any]], predicted: list[dict[str, Any]]) -> 
         line += [f"{speed['median']:,.0f} [{speed['low']:,.0f}, {speed['high']:,.0f}]"]
         line += [f"{100 * speed['median'] / alone / devices:.0f} %"]
         line += [f"{100 * speed['median'] / alone / min(devices, CORES):.0f} %"]
-        line += [f"{1e6 * row[name]:,.0f}" if name in row else "" for name in ("latency",)]
+        line += [f"{1e6 * row['latency']:,.0f}" if "latency" in row else ""]
         line += [f"{row['bandwidth'] / 1e9:.2f}" if "bandwidth" in row else ""]
         measured.append([*line, f"{1e3 * row['seconds']:.1f}", f"{1e3 * row['modelled']:.1f}"])
     header = ["processes x devices", "env steps/s [quartiles]", "efficiency per device", f"per core of {CORES}"]
