@@ -18,6 +18,7 @@ from pgjax.commands import cli, flags
 from pgjax.core.parts import kinds_of
 from pgjax.environments.catalog import CATALOG
 from pgjax.networks.registry import NETWORKS
+from pgjax.reporting.again import again
 from pgjax.running import presets
 
 TINY = ["--total-steps", "96", "--num-envs", "4", "--num-steps", "8", "--num-epochs", "1", "--num-minibatches", "1"]
@@ -80,6 +81,11 @@ def test_final_line(capsys, tmp_path, monkeypatch):
             "algorithm = 'pppo' is not known: did you mean ppo or dpo or trpo?",
         ),
         (["train", "ppo"], "needs --env: environment id; pgjax envs lists them"),
+        (["train", "PPO", "--env", "CartPole-v1"], "did you mean ppo?"),
+        (
+            ["train", "ppo", "--env", "CartPole-v1", "--n-epochs=5"],
+            "--n-epochs is not a flag of pgjax train ppo: did you",
+        ),
         (["train", "ppo", "--env", "CartPole"], "did you mean CartPole-v1"),
         (["train", "ppo", "--env", "CartPole-v1", "--learning-rat", "1"], "--learning-rate"),
         (["train", "ppo", "--env", "CartPole-v1", "--num-envs", "many"], "--num-envs"),
@@ -224,9 +230,11 @@ def test_parts_of_ones_own_are_named_by_a_module_that_is_imported(capsys, tmp_pa
         code, out, _ = run_cli(capsys, "--import", "own_parts", *train)
         assert code == 0
         assert "bonus = 0.25" in out
+        assert "hyperparameters (no preset for CartPole-v1: defaults and flags)" in out
         config = json.loads((tmp_path / "run" / "config.json").read_text())
         assert (config["algorithm"], config["parts"]["network"]["name"]) == ("my-ppo", "wide")
         assert run_cli(capsys, "evaluate", "run", "--episodes", "2", "--no-cache", "--import", "own_parts")[0] == 0
+        assert again(config, "run").endswith("--import own_parts")
         with pytest.raises(pgjax.InputError, match="name = 'my-ppo' is taken"):
             pgjax.register_algorithm("my-ppo", pgjax.PPO)
         with pytest.raises(pgjax.InputError, match="network = 'wide' is taken"):
@@ -354,6 +362,7 @@ def test_sweep_trains_what_the_flags_say_and_keeps_it(capsys, tmp_path):
     code, listed, _ = run_cli(capsys, "list", str(tmp_path))
     assert "ppo sweep x" in listed
     assert "finished" in listed
+    assert f"return_mean {again.partition('best_score=')[2].split()[0]}" in listed
     code, _, err = run_cli(capsys, "resume", str(directory), "--total-steps", "999")
     assert (code, "--total-steps is for runs" in err) == (2, True)
 

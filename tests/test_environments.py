@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from pgjax.environments import probes
 from pgjax.environments.base import Box, Discrete, TimeStep
 from pgjax.environments.catalog import CATALOG
 from pgjax.environments.own import OWN
+from pgjax.reporting.again import again
 
 TRAINABLE = [env_id for env_id in gymnax.registered_envs if env_id != "MNISTBandit-bsuite"]
 
@@ -372,6 +374,9 @@ def test_an_environment_with_our_interface_is_known_once_it_is_registered(tmp_pa
         trained = pgjax.run(ppo, directory=tmp_path / "run", episodes=2, progress=False)
         loaded = pgjax.load(tmp_path / "run")
         assert (loaded.algorithm.env, type(loaded.algorithm.env)) == (Line(length=7), Line)
+        stored = json.loads((tmp_path / "run" / "config.json").read_text())
+        assert "--env Line-v0 --env-params length=7" in again(stored, "run")
+        assert again(stored, "run").endswith(f"--import {__name__}")
         (steps, _), *_ = pgjax.render(loaded, tmp_path / "line.gif", max_steps=3)
         assert (steps, (tmp_path / "line.gif").exists()) == (3, True)
         swept = pgjax.sweep(trained.algorithm, length=[3.0, 4.0], points=1, episodes=2, progress=False)

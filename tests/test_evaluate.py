@@ -25,6 +25,8 @@ def test_statistics_are_those_of_the_returns(evaluated):
     for name, statistic in {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}.items():
         np.testing.assert_allclose(getattr(result, name), statistic(returns), rtol=1e-5)
     assert int(result.num_episodes) == 32
+    assert repr(result).startswith(f"Evaluation(mean={result.mean}, std=")
+    assert repr(result).endswith("num_episodes=32, ...)")
 
 
 def test_partial_episodes_never_count(evaluated):

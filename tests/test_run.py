@@ -16,7 +16,7 @@ import pytest
 
 import pgjax
 from pgjax.environments import probes
-from pgjax.running import checkpoint
+from pgjax.running import checkpoint, shell
 from pgjax.running import compile as compiling
 from pgjax.running import config as configs
 from pgjax.running import directory as rundir
@@ -47,6 +47,15 @@ def test_run_is_train_with_files(finished, tiny, train):
         assert row["policy_loss"] == pytest.approx(float(expected), rel=1e-6)
     absent = [row["return_mean"] is None for row in rows]
     np.testing.assert_array_equal(absent, np.asarray(metrics["episodes"]) == 0)
+
+
+def test_a_finished_run_is_there_at_once(finished, tiny, monkeypatch):
+    directory, result = finished
+    monkeypatch.setattr(shell, "compile_programs", None)
+    again = pgjax.run(tiny, seed=3, directory=directory, progress=False)
+    chex.assert_trees_all_equal(again.state.params, result.state.params)
+    assert (again.steps, again.steps_now) == (result.steps, 0)
+    np.testing.assert_array_equal(again.metrics["policy_loss"], result.metrics["policy_loss"])
 
 
 def test_config_makes_the_algorithm_again(finished, tiny):

@@ -324,6 +324,8 @@ def test_a_member_goes_on_alone(nine, tiny, tmp_path, train):
     ("arguments", "message"),
     [
         ({"seeds": 0}, "seeds = 0 is not accepted: expected a whole number of at least 1"),
+        ({"seeds": {"gamma": [0.9]}}, r"axes are keywords, such as learning_rate=\[1e-4, 1e-3\]"),
+        ({"search": "halving"}, r"expected a Search: pgjax.SuccessiveHalving\(\) or pgjax.PBT\(\)"),
         ({"points": 0}, "points = 0"),
         ({"episodes": 0}, "episodes = 0"),
         ({"members_at_once": 0}, "members_at_once = 0"),
@@ -381,6 +383,8 @@ def test_optuna_is_given_only_what_it_can_do(tiny):
         pgjax.optuna_search(tiny, maximising, 4, gamma=[0.9])
     with pytest.raises(pgjax.InputError, match="needs at least one axis"):
         pgjax.optuna_search(tiny, maximising, 4)
+    with pytest.raises(pgjax.InputError, match=r"study = 'mine' is not accepted: expected an optuna.Study"):
+        pgjax.optuna_search(tiny, "mine", 4, gamma=pgjax.uniform(0, 1))
     with pytest.raises(pgjax.InputError, match="num_trials = 0 is not accepted"):
         pgjax.optuna_search(tiny, maximising, 0, gamma=pgjax.uniform(0, 1))
     with pytest.raises(pgjax.InputError, match="the study does not maximize"):

@@ -108,7 +108,10 @@ def algorithm_class(name: str) -> Any:
         InputError: an unknown name, with the nearest known ones.
     """
     if name not in ALGORITHMS:
-        raise InputError(f"algorithm = {name!r} is not known: {nearest(name, ALGORITHMS)}")
+        raise InputError(
+            f"algorithm = {name!r} is not known: {nearest(name, ALGORITHMS)} (one of your own: after "
+            "pgjax.register_algorithm, on the command line by --import of the module that calls it)"
+        )
     module, cls, _ = ALGORITHMS[name]
     return _OWN.get(name) or getattr(importlib.import_module(f"pgjax.{module}"), cls)
 

@@ -541,7 +541,8 @@ def _seen_under(directory: str) -> list[Seen]:
 
 def _list_row(run: Seen) -> list[str]:
     steps = f"{run.steps:,} / {run.total_steps:,}" if run.total_steps and not run.is_sweep else ""
-    score = f"{run.score} {run.newest:.2f}" if run.newest == run.newest else ""
+    shown = run.best if run.is_sweep else run.newest
+    score = f"{run.score} {shown:.2f}" if shown == shown else ""
     return [run.run, run.on, run.algorithm, steps, score, run.status]
 
 
@@ -651,7 +652,7 @@ def _write_report(arguments: list[str]) -> None:
         arguments,
         [
             positional("runs", tuple[str, ...], "RUN", "directories of runs and sweeps, or of many"),
-            flag("out", str, "the file to write", "report.html"),
+            flag("out", str, "the file to write; .html is added where it is missing", "report.html"),
             flag("examples", bool, "with an episode of each run, or completions of its language model", False),
             cache_flag(),
         ],
@@ -666,7 +667,7 @@ def _write_report(arguments: list[str]) -> None:
         examples = {
             run: _example(run, Path(temporary) / f"{i}.gif") for i, run in enumerate(flags.runs * flags.examples)
         }
-        print(report(*flags.runs, out=flags.out, examples=examples))
+        print(report(*flags.runs, out=flags.out.removesuffix(".html") + ".html", examples=examples))
 
 
 def _example(run: str, gif: Path) -> Any:
@@ -798,6 +799,8 @@ def _print_config(config: dict[str, Any], seed: int) -> None:
         print(f"{part} {described['name']}")
         for name, value in described["options"].items():
             print(f"  {name} = {value}")
-    print("hyperparameters")
+    subject = next(iter(config["parts"].values()))["name"]
+    tuned = isinstance(config["algorithm"], str) and preset(config["algorithm"], subject)
+    print(f"hyperparameters ({'a preset, defaults' if tuned else f'no preset for {subject}: defaults'} and flags)")
     for name, value in config["hyperparameters"].items():
         print(f"  {name} = {value}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from pgjax.algorithms import ALGORITHMS, algorithm_class
-from pgjax.core.errors import InputError, nearest
+from pgjax.core.errors import ELSEWHERE, InputError, nearest
 from pgjax.running.presets import preset
 
 Flag: TypeAlias = tuple[str, Any, Any]
@@ -237,9 +237,19 @@ def _value(text: str, hint: Any) -> Any:
 
 
 def parse(prog: str, arguments: list[str], flags: list[Flag]) -> Any:
-    """Parse with tyro, which exits with status 2 and a message that names the flag if something is wrong."""
+    """Parse with tyro, which exits with status 2 and a message that names the flag if something is wrong.
+
+    Raises:
+        InputError: a flag has the name that other libraries give to one of these.
+    """
     import tyro
 
+    names = {name.replace("_", "-") for name, *_ in flags}
+    for argument in arguments:
+        given = argument.partition("=")[0].removeprefix("--")
+        meant = ELSEWHERE.get(given.replace("-", "_"), "").replace("_", "-")
+        if argument.startswith("--") and given not in names and meant in names:
+            raise InputError(f"--{given} is not a flag of {prog}: did you mean --{meant}?")
     fields = [
         (name, hint) if default is REQUIRED else (name, hint, dataclasses.field(default=default))
         for name, hint, default in flags

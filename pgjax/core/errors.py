@@ -31,7 +31,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     if ELSEWHERE.get(name) in known:
         return f"did you mean {ELSEWHERE[name]}?"
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    close = [each for each in known if each.lower() == name.lower()]
+    close = close or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
 
 

@@ -21,8 +21,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -380,8 +379,17 @@ DRAWN = (
 """What gymnax's Visualizer draws, by the names its environments give themselves."""
 
 
-def draw(env: Any, states: list[Any], returns: Any, path: Path) -> None:
-    """Write the episode that went through `states`, with the return so far in each frame's title, as a GIF.
+class Film(NamedTuple):
+    """An episode as pictures."""
+
+    pictures: Iterator[np.ndarray]
+    """`[H, W, 3]` of uint8, all of one size; each is drawn when it is asked for."""
+    milliseconds: int
+    """For which each is shown."""
+
+
+def filmed(env: Any, states: list[Any], returns: Any) -> Film:
+    """The episode that went through `states`, with the return so far in each picture's title.
 
     An environment of somebody's own is drawn by its `render(state)`, one in the style of gymnax by its `render(state,
     params)`: a picture `[H, W, 3]` of uint8.
@@ -392,9 +400,9 @@ def draw(env: Any, states: list[Any], returns: Any, path: Path) -> None:
     """
     states = [jax.device_get(state) for state in states]
     if isinstance(env, GymnaxEnvironment) and hasattr(env.env, "render") and not _is_gymnaxs(env.env):
-        return _draw_own(env.name, lambda state: env.env.render(state, env.params), states, returns, path)
+        return _film_of_own(env.name, lambda state: env.env.render(state, env.params), states, returns)
     if is_own(env) and hasattr(env, "render"):
-        return _draw_own(env.name, env.render, states, returns, path)
+        return _film_of_own(env.name, env.render, states, returns)
     if not isinstance(env, GymnaxEnvironment) or env.env.name not in DRAWN:
         raise InputError(
             f"{env.name} cannot be drawn; gymnax draws {', '.join(DRAWN)}, and one of your own its render(state), in "
@@ -408,32 +416,44 @@ def draw(env: Any, states: list[Any], returns: Any, path: Path) -> None:
     from gymnax.visualize import Visualizer
 
     try:
-        Visualizer(env.env, env.params, states, returns).animate(str(path))
+        drawer = Visualizer(env.env, jax.device_get(env.params), states, returns)
+        drawer.init()
     except ImportError as error:
         raise InputError(f"drawing {env.name} needs a package: pip install 'pgjax[render]' ({error})") from error
+    return Film(_pictures(drawer.fig, drawer.update, len(states)), drawer.interval)
 
 
 def _is_gymnaxs(env: Any) -> bool:
     return type(env).__module__.startswith("gymnax.")
 
 
-def _draw_own(name: str, render: Callable[[Any], Any], states: list[Any], returns: Any, path: Path) -> None:
-    from matplotlib import animation, pyplot
+def _film_of_own(name: str, render: Callable[[Any], Any], states: list[Any], returns: Any) -> Film:
+    from matplotlib import pyplot
 
     with named(name, "render"):
-        pictures = [np.asarray(render(state)) for state in states]
-    if any(x.dtype != np.uint8 or x.ndim != 3 or x.shape != (*pictures[0].shape[:2], 3) for x in pictures):
-        found = sorted({f"{x.dtype}{list(x.shape)}" for x in pictures})
+        drawn = [np.asarray(render(state)) for state in states]
+    if any(x.dtype != np.uint8 or x.ndim != 3 or x.shape != (*drawn[0].shape[:2], 3) for x in drawn):
+        found = sorted({f"{x.dtype}{list(x.shape)}" for x in drawn})
         raise InputError(f"{name}.render gives {', '.join(found)}: expected uint8[H, W, 3], always the same")
     figure, panel = pyplot.subplots(layout="constrained")
     panel.axis("off")
-    image = panel.imshow(pictures[0])
+    image = panel.imshow(drawn[0])
 
     def update(frame: int) -> None:
-        image.set_data(pictures[frame])
+        image.set_data(drawn[frame])
         panel.set_title(f"{name}: Step {frame + 1:4d} - Return {returns[frame]:7.2f}")
 
+    return Film(_pictures(figure, update, len(drawn)), 100)
+
+
+def _pictures(figure: Any, update: Callable[[int], None], count: int) -> Iterator[np.ndarray]:
+    """A figure after each of its updates; drawn once, where matplotlib's own writers draw it three times."""
+    from matplotlib import pyplot
+
     try:
-        animation.FuncAnimation(figure, update, frames=len(pictures), interval=100).save(path)
+        for i in range(count):
+            update(i)
+            figure.canvas.draw()
+            yield np.array(figure.canvas.buffer_rgba())[..., :3]
     finally:
         pyplot.close(figure)

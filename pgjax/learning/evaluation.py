@@ -32,6 +32,9 @@ class Evaluation(NamedTuple):
     ended: Bool[Array, "episodes"]
     """False for an episode still under way after `max_steps`; it counts nowhere above."""
 
+    def __repr__(self) -> str:
+        return f"Evaluation({', '.join(f'{name}={getattr(self, name)}' for name in self._fields[:5])}, ...)"
+
 
 def evaluate(
     algorithm: Acting,

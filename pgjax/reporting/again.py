@@ -2,7 +2,7 @@
 
 A flag is given unless its value is the default of its dataclass and no preset speaks of it, so that the command means
 the same when presets have changed. Parts are not made, since a config may be somebody else's; but for the environments
-that gymnax has.
+that gymnax has, and those registered in this process.
 """
 
 import dataclasses
@@ -11,8 +11,10 @@ from typing import Any
 
 from pgjax.algorithms import algorithm_class
 from pgjax.core.errors import InputError
+from pgjax.core.own import LIBRARY
 from pgjax.core.parts import Kind, kinds_of, to_json
 from pgjax.environments.catalog import CATALOG
+from pgjax.environments.own import OWN
 from pgjax.running.presets import preset
 
 
@@ -33,9 +35,20 @@ def again(config: dict[str, Any], directory: str) -> str:
         raise InputError(f"made with code of its own, which no command names: {', '.join(own)}")
     try:
         words = _sweep_words(config) if "base" in config else _run_words(config)
+        for module in _modules(base):
+            words += ["--import", module]
     except _NoFlagError:
         return _python(config, directory)
     return shlex.join(["pgjax", *words])
+
+
+def _modules(config: dict[str, Any]) -> list[str]:
+    """The modules that register what is somebody's own, as far as this process knows it."""
+    cls = algorithm_class(config["algorithm"])
+    names = {part: described["name"] for part, described in config["parts"].items()}
+    parts = [kind.declaration(names[part]) or OWN.table.get(names[part]) for part, kind in kinds_of(cls).items()]
+    modules = {each.__module__ for each in [cls, *parts] if each}
+    return sorted(module for module in modules if not module.startswith(LIBRARY))
 
 
 def _run_words(config: dict[str, Any]) -> list[str]:
@@ -118,7 +131,8 @@ def _said(config: dict[str, Any]) -> dict[str, Any]:
 
 def _params(part: str, kind: Kind, described: dict[str, Any]) -> dict[str, Any]:
     """The options of a part that are known only once it was made."""
-    usual: Any = kind.describe(kind.make(described["name"])) if described["name"] in CATALOG else None
+    name = described["name"]
+    usual: Any = kind.describe(kind.make(name)) if name in CATALOG or name in OWN.table else None
     changed = {name: x for name, x in described["options"].items() if not usual or usual["options"].get(name) != x}
     if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in changed.values()):
         raise _NoFlagError
@@ -185,4 +199,5 @@ def _python(config: dict[str, Any], directory: str) -> str:
         does = f"pgjax.run(from_config(config), {', '.join(f'{name}={value!r}' for name, value in kept.items())})"
     function, module, file = makes
     read = f"config = json.loads(pathlib.Path({f'{directory}/{file}'!r}).read_text())"
-    return f"import json, pathlib, pgjax\nfrom {module} import {function}\n{read}\n{does}"
+    own = "".join(f"import {name}\n" for name in _modules(config.get("base", config)))
+    return f"{own}import json, pathlib, pgjax\nfrom {module} import {function}\n{read}\n{does}"

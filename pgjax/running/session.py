@@ -22,6 +22,8 @@ from pgjax.running.directory import locked, read_json, write_json, write_status
 CHECKPOINT_SECONDS = 60.0
 CHECKPOINT_SHARE = 0.02
 """Checkpoints that are due by the clock take at most this share of the time."""
+MOST_DIFFERENCES = 5
+"""Of two configs that a message names."""
 
 
 def check_count(label: str, value: Any, least: int = 1) -> None:
@@ -106,7 +108,9 @@ def check_equal(config: dict[str, Any]) -> None:
 
 def said_differences(stored: dict[str, Any], config: dict[str, Any], names: Iterable[str]) -> str:
     """Where two configs differ in the entries `names`, for a message; empty if they do not."""
-    return "; ".join(f"{path} is {old}, not {new}" for path, (old, new) in differences(stored, config, names).items())
+    found = [f"{path} is {old}, not {new}" for path, (old, new) in differences(stored, config, names).items()]
+    more = [f"and {len(found) - MOST_DIFFERENCES} more"] if len(found) > MOST_DIFFERENCES else []
+    return "; ".join(found[:MOST_DIFFERENCES] + more)
 
 
 @contextlib.contextmanager

@@ -119,6 +119,8 @@ def run(
             return _train(algorithm, config, None, layout, progress, callback)
         adopt = functools.partial(_adopt, Path(directory), config, progress)
         with held(Path(directory), "config.json", config, adopt) as config:
+            if finished := _finished(algorithm, Path(directory)):
+                return finished
             return _train(algorithm, config, Path(directory), layout, progress, callback)
     except Stopped as stop:
         return stop.result
@@ -278,6 +280,15 @@ def _adopt(directory: Path, config: dict[str, Any], progress: bool, stored: dict
         effect = "falls to 0 at the new end, so it jumps where the run goes on" if jumps else "goes on as it was"
         say(f"total_steps raised from {before} to {steps}: the learning rate {effect}")
     return stored | config
+
+
+def _finished(algorithm: Algorithm, directory: Path) -> Result | None:
+    """The run as it was kept at its end, for which nothing is compiled; None where there is something to do."""
+    if processes.count() > 1 or not (directory / "checkpoints" / str(algorithm.num_iterations)).exists():
+        return None
+    result = load(directory, algorithm=algorithm)
+    is_at_end = result.steps == algorithm.num_iterations * algorithm.steps_per_iteration
+    return result if is_at_end and (directory / "evaluations.jsonl").exists() else None
 
 
 def _check_checkpoints_are_there(directory: Path) -> None:

@@ -35,10 +35,14 @@ def optuna_search(
         The study.
 
     Raises:
-        InputError: no axis is given, or one is not a distribution; the study looks for the other end of `metric`; a
-            size is not positive.
+        InputError: `study` is none or looks for the other end of `metric`; no axis is given, or one is not a
+            distribution; a size is not positive.
     """
     optuna = _optuna()
+    if not isinstance(study, optuna.study.Study):
+        raise InputError(
+            f"optuna_search: study = {study!r} is not accepted: expected an optuna.Study, of optuna.create_study()"
+        )
     distributions = {name: _to_optuna(optuna, name, axis) for name, axis in axes.items()}
     check_axes(algorithm, axes)
     if not axes:

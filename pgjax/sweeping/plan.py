@@ -111,7 +111,9 @@ def make_plan(
     if len({a.score for a in algorithms}) > 1:
         raise InputError("these algorithms are judged by different scores and cannot be ranked in one sweep")
     if not isinstance(search, Search):
-        raise InputError(f"sweep: search = {search!r} is not accepted: expected a Search, such as pgjax.PBT()")
+        raise InputError(
+            f"sweep: search = {search!r} is not accepted: expected a Search: pgjax.SuccessiveHalving() or pgjax.PBT()"
+        )
     search.check(algorithm, checked)
     groups = _groups(algorithms, chosen, checked)
     if search.exchanges and len(groups) > 1:

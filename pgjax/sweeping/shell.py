@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,6 +114,10 @@ def sweep(
         Interrupted: a signal or the callback asked the sweep to stop; with a directory it has been saved.
         OSError: a file could not be written; what was written before stays readable.
     """
+    if isinstance(seeds, Mapping):
+        raise InputError(
+            f"sweep: seeds = {seeds!r} is not accepted: axes are keywords, such as learning_rate=[1e-4, 1e-3]"
+        )
     plan = make_plan(algorithm, seeds, mode, num_samples, seed, search or Search(), points, axes)
     kept = Kept(episodes, members_at_once, checkpoint_every)
     for name, value in kept._asdict().items():
