@@ -10,8 +10,9 @@ import warnings
 # Compiling takes most of the time of the tests, and most of that is optimisation that only long runs repay.
 UNOPTIMIZED = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    CACHE = tempfile.TemporaryDirectory()
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # CI gives one to all its commands
+        CACHE = tempfile.TemporaryDirectory()
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     flags = ["--xla_force_host_platform_device_count=8"]
     if "PGJAX_TEST_OPTIMIZED" not in os.environ:
