@@ -39,12 +39,14 @@ class Known(NamedTuple):
     best: float | None = None
     """The largest mean return that is possible, where it can be told: by optimal_returns.py, by the exact recursion
     over beliefs (the Bernoulli bandit) or states (FrozenLake), or by thinking."""
+    episodes: int = 0
+    """Of an evaluation, at least: many where the returns of a good policy spread more than those of seeds."""
 
 
 KNOWN = {
     "CartPole-v1": Known(500.0, 500.0),
     "Acrobot-v1": Known(-80.0),
-    "Pendulum-v1": Known(-130.0, -135.8),
+    "Pendulum-v1": Known(-130.0, -135.8, 1024),
     "MountainCar-v0": Known(-118.0, -98.0),
     "MountainCarContinuous-v0": Known(92.0),
     "Asterix-MinAtar": Known(15.0),
@@ -53,7 +55,7 @@ KNOWN = {
     "SpaceInvaders-MinAtar": Known(131.0),
     "Catch-bsuite": Known(1.0, 1.0),
     "DeepSea-bsuite": Known(None, 0.99),
-    "UmbrellaChain-bsuite": Known(1.0),
+    "UmbrellaChain-bsuite": Known(1.0, 1.0, 4096),
     "DiscountingChain-bsuite": Known(1.1, 1.1),
     "FourRooms-misc": Known(1.0, 1.0),
     "MetaMaze-misc": Known(32.0),
@@ -61,7 +63,7 @@ KNOWN = {
     "BernoulliBandit-misc": Known(90.0, 89.4),
     "FrozenLake-misc": Known(None, 0.74),
     "MemoryChain-bsuite": Known(None, 1.0),
-    "SimpleBandit-bsuite": Known(None, 0.5),
+    "SimpleBandit-bsuite": Known(None, 0.5, 4096),
     "navix:Navix-Empty-5x5-v0": Known(None, 1.0),
 }
 
@@ -71,7 +73,7 @@ class Options:
     envs: Annotated[tuple[str, ...], tyro.conf.arg(help="some environments; default all that have a preset")] = ()
     algorithm: Annotated[str, tyro.conf.arg(help="whose presets")] = "ppo"
     seeds: Annotated[int, tyro.conf.arg(help="seeds of each, in one program")] = 10
-    episodes: Annotated[int, tyro.conf.arg(help="evaluation episodes per seed")] = 128
+    episodes: Annotated[int, tyro.conf.arg(help="evaluation episodes per seed; more where returns spread")] = 128
     again: Annotated[bool, tyro.conf.arg(help="also what is in the results already")] = False
     out: Annotated[Path, tyro.conf.arg(help="directory of the results")] = Path("experiments/results")
 
@@ -123,10 +125,11 @@ def of_chance(env: Any, episodes: int) -> float:
 def trained(env_id: str, options: Options) -> dict[str, Any]:
     """The row of an environment."""
     algorithm = pgjax.tuned(options.algorithm, env_id)
+    episodes = max(options.episodes, KNOWN.get(env_id, Known()).episodes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # budgets that are no whole number of iterations
-        result = pgjax.sweep(algorithm, seeds=options.seeds, episodes=options.episodes, progress=False)
-        chance = of_chance(algorithm.env, options.episodes)
+        result = pgjax.sweep(algorithm, seeds=options.seeds, episodes=episodes, progress=False)
+        chance = of_chance(algorithm.env, episodes)
     steps = algorithm.num_iterations * algorithm.steps_per_iteration
     return {
         "env": env_id,
@@ -139,7 +142,7 @@ def trained(env_id: str, options: Options) -> dict[str, Any]:
         "steps_per_second": steps * options.seeds / result.seconds_run,
         "seconds_compile": result.seconds_compile,
         "seconds_run": result.seconds_run,
-        "episodes": options.episodes,
+        "episodes": episodes,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "versions": versions(),
         "config": to_config(algorithm),
