@@ -50,16 +50,21 @@ def test_bad_fields_are_refused_at_once(short, tiny_algorithm, cls, fields, mess
         tiny_algorithm(cls, short, **fields)
 
 
-@pytest.mark.parametrize("where", ["loss", "metrics"])
+@pytest.mark.parametrize("where", ["loss", "metrics", "alone"])
 def test_a_loss_that_is_not_a_number_per_sample_is_refused(short, tiny_algorithm, where):
     @pgjax.pytree
     class Wide(pgjax.A2C):
         def loss(self, params, memory, samples):
             losses, metrics = super().loss(params, memory, samples)
+            if where == "alone":
+                return losses
             return (losses[..., None], metrics) if where == "loss" else (losses, metrics | {"mine": jnp.mean(losses)})
 
     said = r"the loss of shape \(8, 4, 1\)" if where == "loss" else r"mine of shape \(\)"
-    with pytest.raises(pgjax.InputError, match=rf"loss gives {said}: expected \(8, 4\), a number per sample"):
+    said = rf"loss gives {said}: expected \(8, 4\), a number per sample"
+    if where == "alone":
+        said = r"loss gives a \w+: expected \(losses, metrics\)"
+    with pytest.raises(pgjax.InputError, match=said):
         jax.eval_shape(pgjax.train, tiny_algorithm(Wide, short), jax.random.key(0))
 
 

@@ -81,6 +81,7 @@ def test_final_line(capsys, tmp_path, monkeypatch):
             "algorithm = 'pppo' is not known: did you mean ppo or dpo or trpo?",
         ),
         (["train", "ppo"], "needs --env: environment id; pgjax envs lists them"),
+        (["train", "ppo", "Pendulum-v1"], "needs --env (--env Pendulum-v1?)"),
         (["train", "PPO", "--env", "CartPole-v1"], "did you mean ppo?"),
         (
             ["train", "ppo", "--env", "CartPole-v1", "--n-epochs=5"],

@@ -306,6 +306,8 @@ class Line:
 
     @property
     def observation_space(self):
+        if self.broken == "box":
+            return Box(0.0, 1.0, (1,))
         return gymnasium.spaces.Box(0.0, 1.0, (1,)) if self.broken == "space" else Box((1,))
 
     @property
@@ -340,8 +342,12 @@ class Line:
     ("broken", "message"),
     [
         ("space", r"Line: observation_space is Box\(.*: expected a Box of pgjax.environments.base"),
+        ("box", r"Line: observation_space is Box\(shape=0.0.*: expected Box\(shape, low, high\) with a tuple first"),
         ("reset", r"Line: reset gives a ShapeDtypeStruct: expected \(state, obs\)"),
-        ("if", "Line: step raised TracerBoolConversionError"),
+        (
+            "if",
+            r"TracerBoolConversionError: .* \(test_environments.py, line \d+\); what depends on an array is chosen by",
+        ),
         ("state", r"Line: step gives another state, .*float32\[\].* than reset does"),
         ("obs", r"Line: step gives an observation of shape \(3,\): expected an array of shape \(1,\)"),
         ("reward", r"Line: step gives reward of shape \(1,\): expected an array of shape \(\)"),
@@ -353,6 +359,20 @@ def test_an_environment_of_ones_own_is_traced_before_anything_compiles(broken, m
     ppo = pgjax.PPO(pgjax.wrappers.ActionRepeat(Line(broken=broken), 2) if broken == "obs" else Line(broken=broken))
     with pytest.raises(pgjax.InputError, match=message):
         pgjax.run(ppo, progress=False)
+
+
+def test_what_is_nearly_an_environment_says_what_it_lacks():
+    class Bare:
+        name, observation_space, action_space, time_limit = "Bare", Box((1,)), Discrete(2), None
+        reset, step = Line.reset, Line.step
+
+    with pytest.raises(pgjax.InputError, match=r"expected an environment .*; it has no received"):
+        pgjax.PPO(Bare())
+    with pytest.raises(pgjax.InputError, match=r"expected an environment .*: an object of the class, Line\(\)"):
+        pgjax.PPO(Line)
+    Bare.received = Line.received
+    with pytest.raises(pgjax.InputError, match=r"Bare is no pytree: write @pgjax.pytree above the class Bare"):
+        pgjax.PPO(Bare()).init(jax.random.key(0))
 
 
 def test_an_environment_with_our_interface_is_known_once_it_is_registered(tmp_path):
@@ -383,6 +403,11 @@ def test_an_environment_with_our_interface_is_known_once_it_is_registered(tmp_pa
         assert swept.axes.keys() == {"length"}
     finally:
         OWN.table.pop("Line-v0")
+    with pytest.raises(pgjax.InputError, match="env = 'Line-v0' is not a known environment"):
+        pgjax.load(tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored | {"imports": ["of_mine"]}))
+    with pytest.raises(pgjax.InputError, match=r"made with code of of_mine: import it before, .* by --import of_mine"):
+        pgjax.load(tmp_path / "run")
 
 
 def test_gymnax_is_imported_without_its_plotting_packages_and_still_draws():

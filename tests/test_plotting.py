@@ -80,8 +80,8 @@ def test_seeds_are_one_curve_with_a_band_and_other_settings_another(tmp_path, mo
     runs = [
         fake_run(tmp_path / name, seed, gamma) for name, seed, gamma in (("a", 0, 0.9), ("b", 2, 0.9), ("c", 0, 0.5))
     ]
-    written = pgjax.plot(*runs, out=tmp_path / "curves")
-    assert [path.suffix for path in written] == [".png", ".svg", ".pdf"]
+    written = pgjax.plot(*runs, out=tmp_path / "curves.pdf")
+    assert [path.name for path in written] == ["curves.png", "curves.svg", "curves.pdf"]
     png, svg, pdf = (path.read_bytes() for path in written)
     assert png.startswith(b"\x89PNG")
     assert b">env steps</text>" in svg

@@ -58,6 +58,12 @@ def test_a_finished_run_is_there_at_once(finished, tiny, monkeypatch):
     np.testing.assert_array_equal(again.metrics["policy_loss"], result.metrics["policy_loss"])
 
 
+def test_what_is_no_algorithm_is_not_trained(finished):
+    for wrong, said in ((finished[1], r"a Result, whose .algorithm is one"), ("ppo", "a str"), (None, "a NoneType")):
+        with pytest.raises(pgjax.InputError, match=f"run: algorithm is {said}: expected an algorithm such as"):
+            pgjax.run(wrong, "CartPole-v1")
+
+
 def test_config_makes_the_algorithm_again(finished, tiny):
     config = rundir.read_config(finished[0])
     assert config["seed"] == 3
@@ -222,7 +228,8 @@ def test_progress_is_a_plain_line_per_chunk_without_a_terminal(tiny, capsys):
     assert shown[0].startswith(
         "total_steps = 200 is not a multiple of one iteration (32 steps): training 6 iterations = 192"
     )
-    assert shown[1].startswith("32/192 env steps, ")
+    assert shown[1] == "compiling"
+    assert shown[2].startswith("32/192 env steps, ")
     assert shown[-1].startswith("192/192 env steps, ")
 
 

@@ -119,7 +119,8 @@ def subject(command: str, arguments: list[str]) -> tuple[Subject, list[str]]:
         default = described.pop("name", None)
         chosen = (peek(rest, f"--{field.replace('_', '-')}") or default or "").split(",")[0]
         if not chosen:
-            raise InputError(f"pgjax {command} needs --{field.replace('_', '-')}: {kind.sentence}")
+            perhaps = f" (--{field.replace('_', '-')} {rest[0]}?)" if rest and not rest[0].startswith("-") else ""
+            raise InputError(f"pgjax {command} needs --{field.replace('_', '-')}{perhaps}: {kind.sentence}")
         if not parts:
             tuned = preset(name, chosen)
             described = {option: v for option, v in tuned.get(field, described).items() if option != "name"}

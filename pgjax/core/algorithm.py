@@ -34,7 +34,22 @@ def check_key(label: str, key: Any) -> None:
         InputError: naming the value and what would be accepted.
     """
     if not isinstance(key, jax.Array) or not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise InputError(f"{label}: key = {key!r} is not accepted: expected a random key such as jax.random.key(0)")
+        said = repr(key) if len(repr(key)) < 100 else f"a {type(key).__name__}"
+        raise InputError(f"{label}: key = {said} is not accepted: expected a random key such as jax.random.key(0)")
+
+
+def check_algorithm(label: str, algorithm: Any) -> None:
+    """Refuse what is no algorithm.
+
+    Raises:
+        InputError: naming what it is and what would be accepted.
+    """
+    if not (hasattr(algorithm, "init") and hasattr(algorithm, "steps_per_iteration")):
+        has = ", whose .algorithm is one" if hasattr(algorithm, "algorithm") else ""
+        raise InputError(
+            f"{label}: algorithm is a {type(algorithm).__name__}{has}: expected an algorithm such as "
+            "pgjax.PPO(pgjax.make(ID)) or pgjax.tuned(NAME, ID)"
+        )
 
 
 def check_one_member(label: str, state: Any) -> None:

@@ -163,8 +163,14 @@ def _expected(hint: Any, interval: str | None, value: Any) -> str | None:
         return None if whole and _inside(np.asarray(value), interval) else f"a tuple of whole numbers (int){within}"
     if origin is Annotated:
         hint = typing.get_args(hint)[0]
-    made = isinstance(value, hint) and not isinstance(value, type)
-    return None if made else (hint.__doc__ or hint.__name__).splitlines()[0]
+    if isinstance(value, hint) and not isinstance(value, type):
+        return None
+    expected = (hint.__doc__ or hint.__name__).splitlines()[0]
+    if isinstance(value, type):
+        return f"{expected}: an object of the class, {value.__name__}()"
+    members = [name for name in dir(hint) if not name.startswith("_")]
+    missing = [name for name in members if not hasattr(value, name)]
+    return f"{expected}; it has no {', '.join(missing)}" if len(missing) < len(members) else expected
 
 
 def _inside(value: np.ndarray, interval: str | None) -> bool:

@@ -32,12 +32,18 @@ def check_environment(env: Any) -> None:
     if not is_own(env):
         return
     name = str(env.name)
+    if any(leaf is env for leaf in jax.tree.leaves(env)):
+        raise InputError(f"{name} is no pytree: write @pgjax.pytree above the class {type(env).__name__}")
     for what, kinds in {"observation_space": (Box,), "action_space": (Box, Discrete)}.items():
         if not isinstance(getattr(env, what), kinds):
             raise InputError(
                 f"{name}: {what} is {getattr(env, what)!r}: expected a "
                 f"{' or '.join(kind.__name__ for kind in kinds)} of pgjax.environments.base"
             )
+    for what in ("observation_space", "action_space"):
+        box = getattr(env, what)
+        if isinstance(box, Box) and not isinstance(box.shape, tuple):
+            raise InputError(f"{name}: {what} is {box}: expected Box(shape, low, high) with a tuple first")
     seen, key, space = env.observation_space.shape, jax.random.key(0), env.action_space
     start = traced(name, "reset", env.reset, key)
     if not (isinstance(start, tuple) and len(start) == 2):
@@ -62,8 +68,9 @@ def check_environment(env: Any) -> None:
 
 def _check_array(name: str, method: str, what: str, found: Any, shape: tuple[int, ...]) -> None:
     if getattr(found, "shape", None) != shape:
+        where = " in (state, obs)" if method == "reset" else ""
         said = f"of shape {found.shape}" if hasattr(found, "shape") else f"that is {_said(found)}"
-        raise InputError(f"{name}: {method} gives {what} {said}: expected an array of shape {shape}")
+        raise InputError(f"{name}: {method} gives {what} {said}: expected an array of shape {shape}{where}")
 
 
 def _said(x: Any) -> str:

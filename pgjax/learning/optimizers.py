@@ -129,7 +129,10 @@ def mean_gradient(
     """
 
     def sums(params: Params, memory: Any, samples: Any, *more: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
-        value, metrics = loss(params, memory, samples, *more)
+        found = loss(params, memory, samples, *more)
+        if not (isinstance(found, tuple) and len(found) == 2):
+            raise InputError(f"loss gives a {type(found).__name__}: expected (losses, metrics)")
+        value, metrics = found
         for name, x in {"the loss": value, **metrics}.items():
             if x.shape != samples.obs.shape[:2]:
                 raise InputError(

@@ -11,7 +11,6 @@ from typing import Any
 
 from pgjax.algorithms import algorithm_class
 from pgjax.core.errors import InputError
-from pgjax.core.own import LIBRARY
 from pgjax.core.parts import Kind, kinds_of, to_json
 from pgjax.environments.catalog import CATALOG
 from pgjax.environments.own import OWN
@@ -35,20 +34,11 @@ def again(config: dict[str, Any], directory: str) -> str:
         raise InputError(f"made with code of its own, which no command names: {', '.join(own)}")
     try:
         words = _sweep_words(config) if "base" in config else _run_words(config)
-        for module in _modules(base):
+        for module in base.get("imports", ()):
             words += ["--import", module]
     except _NoFlagError:
         return _python(config, directory)
     return shlex.join(["pgjax", *words])
-
-
-def _modules(config: dict[str, Any]) -> list[str]:
-    """The modules that register what is somebody's own, as far as this process knows it."""
-    cls = algorithm_class(config["algorithm"])
-    names = {part: described["name"] for part, described in config["parts"].items()}
-    parts = [kind.declaration(names[part]) or OWN.table.get(names[part]) for part, kind in kinds_of(cls).items()]
-    modules = {each.__module__ for each in [cls, *parts] if each}
-    return sorted(module for module in modules if not module.startswith(LIBRARY))
 
 
 def _run_words(config: dict[str, Any]) -> list[str]:
@@ -199,5 +189,5 @@ def _python(config: dict[str, Any], directory: str) -> str:
         does = f"pgjax.run(from_config(config), {', '.join(f'{name}={value!r}' for name, value in kept.items())})"
     function, module, file = makes
     read = f"config = json.loads(pathlib.Path({f'{directory}/{file}'!r}).read_text())"
-    own = "".join(f"import {name}\n" for name in _modules(config.get("base", config)))
+    own = "".join(f"import {name}\n" for name in config.get("base", config).get("imports", ()))
     return f"{own}import json, pathlib, pgjax\nfrom {module} import {function}\n{read}\n{does}"

@@ -103,6 +103,7 @@ def in_words(metric: str) -> str:
 
 def _save(figure: Any, out: Path) -> list[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
+    out = out.with_suffix("") if out.suffix in (".png", ".svg", ".pdf") else out
     written = [out.with_name(out.name + ending) for ending in (".png", ".svg", ".pdf")]
     with matplotlib().rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):  # text stays text
         for path in written:

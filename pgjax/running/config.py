@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from typing import Any
@@ -12,8 +13,12 @@ import jax
 from pgjax.algorithms import algorithm_class, algorithm_name
 from pgjax.core.algorithm import Algorithm
 from pgjax.core.errors import InputError
+from pgjax.core.own import is_own
 from pgjax.core.parts import Kind, from_json, kinds_of, part_name, plain_repr, to_json
+from pgjax.environments.gymnax import GymnaxEnvironment
+from pgjax.environments.wrappers import Wrapper
 
+NEED_NO_IMPORT = ("gymnax.", "builtins", "__main__")
 VERSIONED = ("pgjax", "jax", "jaxlib", "flax", "optax", "gymnax")
 
 
@@ -22,18 +27,28 @@ def to_config(algorithm: Any) -> dict[str, Any]:
     from JSON.
 
     `parts` holds the name and the options of each part, `hyperparameters` every other field. `unit` and `score` are the
-    algorithm's own, for those who read a run from outside.
+    algorithm's own, for those who read a run from outside. `imports`, where there are any, are the modules of what is
+    the user's own.
     """
     cls, kinds = type(algorithm), kinds_of(algorithm)
     values = {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
     parts = {name: kind.describe(values[name]) or own_part(kind, values[name]) for name, kind in kinds.items()}
-    return {
+    classes = {type(x) for x in (algorithm, *(_innermost(values[name]) for name in kinds)) if is_own(x)}
+    modules = sorted({own.__module__ for own in classes if not own.__module__.startswith(NEED_NO_IMPORT)})
+    imports: dict[str, Any] = {"imports": modules} if modules else {}
+    return imports | {
         "algorithm": algorithm_name(cls) or {"own": plain_repr(cls)},
         "parts": parts,
         "hyperparameters": {name: to_json(value) for name, value in values.items() if name not in kinds},
         "unit": algorithm.unit,
         "score": list(algorithm.score),
     }
+
+
+def _innermost(part: Any) -> Any:
+    while isinstance(part, (Wrapper, GymnaxEnvironment)):
+        part = part.env
+    return part
 
 
 def own_part(kind: Kind, part: Any) -> dict[str, str]:
@@ -80,6 +95,19 @@ def from_config(config: dict[str, Any]) -> Algorithm:
             "give it as algorithm=, or name it before: pgjax.register for an environment, register_network, "
             "register_algorithm, alignment.register_reward; on the command line with --import of the module that does"
         )
+    modules = [module for module in config.get("imports", ()) if module not in sys.modules]
+    try:
+        return _made(name, parts, hyperparameters)
+    except InputError as error:
+        if not modules:
+            raise
+        raise InputError(
+            f"this run was made with code of {', '.join(modules)}: import it before, on the command line by "
+            f"{' '.join(f'--import {module}' for module in modules)} ({error})"
+        ) from error
+
+
+def _made(name: str, parts: dict[str, Any], hyperparameters: dict[str, Any]) -> Algorithm:
     cls = algorithm_class(name)
     kinds, known = kinds_of(cls), {f.name for f in dataclasses.fields(cls)}
     unknown = sorted((hyperparameters.keys() | parts.keys()) - known)

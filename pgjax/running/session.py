@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from pgjax.core import processes
+from pgjax.core.algorithm import check_algorithm
 from pgjax.core.errors import InputError, Interrupted
 from pgjax.running.config import differences, entry, version_changes, versions
 from pgjax.running.directory import locked, read_json, write_json, write_status
@@ -54,6 +55,7 @@ def check_single(label: str, algorithm: Any) -> None:
     Raises:
         InputError: naming the hyperparameter, or what a part needs.
     """
+    check_algorithm(label, algorithm)
     for name, leaf in vars(algorithm).items():
         if isinstance(leaf, (np.ndarray, jax.Array)) and leaf.ndim:
             raise InputError(f"{label}: {name} = {leaf} is not accepted: expected one value; sweep several as an axis")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgjax.core import processes
-from pgjax.core.algorithm import Algorithm, Key, not_kept
+from pgjax.core.algorithm import Algorithm, Key, check_algorithm, not_kept
 from pgjax.core.devices import check_memory, count_devices
 from pgjax.core.errors import InputError
 from pgjax.core.metrics import is_absent, number
@@ -94,6 +94,7 @@ def run(
             checkpoint is a finite one.
         OSError: a file could not be written; what was written before stays readable.
     """
+    check_algorithm("run", algorithm)
     every = {} if checkpoint_every is None else {"checkpoint_every": checkpoint_every}
     if callback is not None and not callable(callback):
         raise InputError(f"run: callback = {callback!r} is not accepted: expected a function of the progress")
@@ -341,12 +342,14 @@ def _train(
     total, iteration_steps = algorithm.num_iterations, algorithm.steps_per_iteration
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(stop_signals()) if directory else []
+        if progress:
+            say(budget_note(algorithm))
+            say("compiling")
         start = time.perf_counter()
         training = _Training(algorithm, config, directory, layout, stack)
         seconds_compile = time.perf_counter() - start
         done_before = training.done
         if progress:
-            say(budget_note(algorithm))
             say(f"continuing after iteration {done_before} of {total}" if done_before else "")
             display = ProgressDisplay(algorithm, done_before)
             training.sinks.append(stack.enter_context(contextlib.closing(display)))
