@@ -18,6 +18,7 @@ import pytest
 
 import pgjax
 from pgjax.core.hyperparameters import Scalar, field_types
+from pgjax.environments.base import Box, Discrete, TimeStep
 from pgjax.running.compile import _compile
 from pgjax.running.directory import status
 from pgjax.sweeping.plan import make_plan
@@ -435,3 +436,27 @@ def test_the_table_of_a_sweep_replaces_what_is_in_its_place(nine, tmp_path, kind
     nine.to_csv(table)
     assert victim.read_text() == "precious"
     assert len(table.read_text().splitlines()) == 10
+
+
+@pgjax.pytree
+class WithNothing:
+    """An environment of whose state a part is empty, as that of physics engines is."""
+
+    name, observation_space, action_space, time_limit = "WithNothing", Box((2,)), Discrete(2), 10
+
+    def reset(self, key):
+        return (jnp.zeros((0, 3)), jnp.int32(0)), jnp.zeros(2)
+
+    def step(self, key, state, action):
+        nothing, time = state
+        ends = jnp.bool_(False), time + 1 >= 10
+        return TimeStep((nothing, time + 1), jnp.zeros(2), action.astype(jnp.float32), *ends)
+
+    def received(self, action):
+        return action
+
+
+def test_states_with_an_empty_part_are_divided_too(tiny):
+    ppo = dataclasses.replace(tiny, env=WithNothing())
+    swept = pgjax.sweep(ppo, seeds=2, devices=2, points=2, episodes=2, progress=False)
+    assert np.all(np.isfinite(swept.scores["return_mean"]))

@@ -178,12 +178,16 @@ def _compile(structure: Any, shapes: tuple[Any, ...], layout: Layout, advance: A
     with contextlib.nullcontext() if members else jax.set_mesh(mesh):
         algorithm, key = _placed(like, mesh, layout.algorithm_specs(like)), _placed(key, mesh, layout.specs(key))
         count = _placed(jax.ShapeDtypeStruct((), jnp.int32), mesh, PartitionSpec())
-        init = jax.jit(on_devices(lambda algorithm, key: algorithm.init(key), MEMBERS))
+        reported = advance.members if members else PartitionSpec()
+        init_out, train_out = None, None
+        if members:  # said once more, since XLA does not divide what is empty
+            init_out = NamedSharding(mesh, MEMBERS)
+            train_out = init_out, NamedSharding(mesh, reported)
+        init = jax.jit(on_devices(lambda algorithm, key: algorithm.init(key), MEMBERS), out_shardings=init_out)
         state = jax.eval_shape(init, algorithm, key)
         state = _placed(state, mesh, layout.specs(state))
-        reported = advance.members if members else PartitionSpec()
         trained = on_devices(advance.train, MEMBERS, PartitionSpec(), out_specs=(MEMBERS, reported))
-        train = jax.jit(trained, donate_argnums=1)
+        train = jax.jit(trained, donate_argnums=1, out_shardings=train_out)
         traced = train.trace(algorithm, state, count)
         parts = members // mesh.size if members and advance.in_batches else 1
         copies = 1 if members else mesh.size // layout.shards
