@@ -32,6 +32,17 @@ SEARCHES: dict[str, dict[str, Any]] = {
         "learning_rate": [1e-3, 2.5e-3],
     },
     "Acrobot-v1": {"total_steps": 499_712, "num_steps": 32, "learning_rate": 2.5e-3, "ent_coef": [0.0, 0.01]},
+    "Pendulum-v1": {
+        "total_steps": 999_424,
+        "num_envs": 32,
+        "num_epochs": 10,
+        "num_minibatches": 32,
+        "learning_rate": 1e-3,
+        "lr_schedule": "linear",
+        "normalize_reward": True,
+        "gamma": [0.9, 0.95],
+        "gae_lambda": [0.9, 0.95],
+    },
     "MountainCar-v0": BOTH
     | {
         "total_steps": 599_040,
@@ -55,12 +66,28 @@ SEARCHES: dict[str, dict[str, Any]] = {
     },
     "GaussianBandit-misc": {
         "network": REMEMBERS,
-        "total_steps": 299_520,
+        "total_steps": 499_200,
         "num_steps": 100,
-        "learning_rate": [1e-3, 2.5e-3],
+        "learning_rate": 2.5e-3,
+        "gamma": [0.99, 1.0],
+        "ent_coef": [0.03, 0.1, 0.3],
     },
-    "Reacher-misc": BOTH | {"total_steps": 999_424, "num_epochs": 10, "learning_rate": 1e-3, "gamma": [0.95, 0.99]},
-    "Swimmer-misc": BOTH | {"total_steps": 999_424, "num_epochs": 10, "learning_rate": 1e-3, "gamma": [0.95, 0.99]},
+    "Reacher-misc": BOTH
+    | {
+        "total_steps": 999_424,
+        "num_epochs": 10,
+        "lr_schedule": "linear",
+        "learning_rate": 1e-3,
+        "gamma": [0.95, 0.99],
+    },
+    "Swimmer-misc": BOTH
+    | {
+        "total_steps": 999_424,
+        "num_epochs": 10,
+        "lr_schedule": "linear",
+        "learning_rate": 1e-3,
+        "gamma": [0.95, 0.99],
+    },
     "Breakout-MinAtar": {"total_steps": 999_424, "learning_rate": [1e-3, 2.5e-3], "ent_coef": 0.01},
     "PointRobot-misc": {
         "network": REMEMBERS,
@@ -70,10 +97,12 @@ SEARCHES: dict[str, dict[str, Any]] = {
         "normalize_reward": True,
     },
     "MetaMaze-misc": {
-        "network": REMEMBERS,
-        "total_steps": 998_400,
+        "network": pgjax.GRU(hidden=(64,), memory_size=64),
+        "total_steps": 1_996_800,
         "num_steps": 200,
-        "learning_rate": [1e-3, 2.5e-3],
+        "learning_rate": 2.5e-3,
+        "normalize_obs": True,
+        "gamma": [0.97, 0.99],
         "ent_coef": 0.01,
     },
 }
