@@ -284,12 +284,19 @@ def _adopt(directory: Path, config: dict[str, Any], progress: bool, stored: dict
 
 
 def _finished(algorithm: Algorithm, directory: Path) -> Result | None:
-    """The run as it was kept at its end, for which nothing is compiled; None where there is something to do."""
+    """The run as it was kept at its end, for which nothing is compiled; None where there is something to do or to
+    mend."""
     if processes.count() > 1 or not (directory / "checkpoints" / str(algorithm.num_iterations)).exists():
         return None
-    result = load(directory, algorithm=algorithm)
+    with warnings.catch_warnings(record=True) as damage:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            result = load(directory, algorithm=algorithm)
+        except InputError:
+            return None
+    evaluations, unreadable = readable_rows(directory / "evaluations.jsonl")
     is_at_end = result.steps == algorithm.num_iterations * algorithm.steps_per_iteration
-    return result if is_at_end and (directory / "evaluations.jsonl").exists() else None
+    return result if is_at_end and evaluations and not (unreadable or damage) else None
 
 
 def _check_checkpoints_are_there(directory: Path) -> None:
