@@ -71,8 +71,8 @@ def plot(rows: dict[str, Any], out: Path) -> None:
     figure, panels = pyplot().subplots(len(rows), 2, figsize=(10, 3.0 * len(rows)), layout="constrained", squeeze=False)
     for (left, right), (env_id, row) in zip(panels, rows.items(), strict=True):
         curve, returns = row["curve"], np.asarray(row["returns"], float)
-        names = "interquartile_mean", "low", "median", "high"
-        draw_band(left, curve["steps"], Band(*(np.asarray(curve[name], float) for name in names)), "", color="tab:blue")
+        shown = Band(*(np.asarray(curve[name], float) for name in Band._fields))
+        draw_band(left, curve["steps"], shown, "", color="tab:blue")
         left.set(title=f"PPO on {env_id}, {len(returns)} seeds", xlabel="environment steps")
         left.set_ylabel("return in training\n(interquartile mean, quartiles)")
         right.hist(returns[np.isfinite(returns)], bins=30, color="tab:blue")

@@ -22,6 +22,7 @@ from pgjax.reporting.plotting import label
 
 REMEMBERS = pgjax.GRU(hidden=(32,), memory_size=32)
 BOTH = {"normalize_obs": True, "normalize_reward": True}
+PHYSICS = BOTH | {"total_steps": 999_424, "num_epochs": 10, "learning_rate": 1e-3, "gamma": [0.95, 0.99]}
 SEARCHES: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
         "total_steps": 204_800,
@@ -38,7 +39,6 @@ SEARCHES: dict[str, dict[str, Any]] = {
         "num_epochs": 10,
         "num_minibatches": 32,
         "learning_rate": 1e-3,
-        "lr_schedule": "linear",
         "normalize_reward": True,
         "gamma": [0.9, 0.95],
         "gae_lambda": [0.9, 0.95],
@@ -72,22 +72,8 @@ SEARCHES: dict[str, dict[str, Any]] = {
         "gamma": [0.99, 1.0],
         "ent_coef": [0.03, 0.1, 0.3],
     },
-    "Reacher-misc": BOTH
-    | {
-        "total_steps": 999_424,
-        "num_epochs": 10,
-        "lr_schedule": "linear",
-        "learning_rate": 1e-3,
-        "gamma": [0.95, 0.99],
-    },
-    "Swimmer-misc": BOTH
-    | {
-        "total_steps": 999_424,
-        "num_epochs": 10,
-        "lr_schedule": "linear",
-        "learning_rate": 1e-3,
-        "gamma": [0.95, 0.99],
-    },
+    "Reacher-misc": PHYSICS,
+    "Swimmer-misc": PHYSICS,
     "Breakout-MinAtar": {"total_steps": 999_424, "learning_rate": [1e-3, 2.5e-3], "ent_coef": 0.01},
     "PointRobot-misc": {
         "network": REMEMBERS,

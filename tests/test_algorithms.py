@@ -60,11 +60,12 @@ def test_a_loss_that_is_not_a_number_per_sample_is_refused(short, tiny_algorithm
                 return losses
             return (losses[..., None], metrics) if where == "loss" else (losses, metrics | {"mine": jnp.mean(losses)})
 
-    said = r"the loss of shape \(8, 4, 1\)" if where == "loss" else r"mine of shape \(\)"
-    said = rf"loss gives {said}: expected \(8, 4\), a number per sample"
-    if where == "alone":
-        said = r"loss gives a \w+: expected \(losses, metrics\)"
-    with pytest.raises(pgjax.InputError, match=said):
+    said = {
+        "loss": r"the loss of shape \(8, 4, 1\): expected \(8, 4\), a number per sample",
+        "metrics": r"mine of shape \(\): expected \(8, 4\), a number per sample",
+        "alone": r"a \w+: expected \(losses, metrics\)",
+    }
+    with pytest.raises(pgjax.InputError, match=f"loss gives {said[where]}"):
         jax.eval_shape(pgjax.train, tiny_algorithm(Wide, short), jax.random.key(0))
 
 

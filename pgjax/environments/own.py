@@ -35,15 +35,14 @@ def check_environment(env: Any) -> None:
     if any(leaf is env for leaf in jax.tree.leaves(env)):
         raise InputError(f"{name} is no pytree: write @pgjax.pytree above the class {type(env).__name__}")
     for what, kinds in {"observation_space": (Box,), "action_space": (Box, Discrete)}.items():
-        if not isinstance(getattr(env, what), kinds):
+        given = getattr(env, what)
+        if not isinstance(given, kinds):
             raise InputError(
-                f"{name}: {what} is {getattr(env, what)!r}: expected a "
+                f"{name}: {what} is {given!r}: expected a "
                 f"{' or '.join(kind.__name__ for kind in kinds)} of pgjax.environments.base"
             )
-    for what in ("observation_space", "action_space"):
-        box = getattr(env, what)
-        if isinstance(box, Box) and not isinstance(box.shape, tuple):
-            raise InputError(f"{name}: {what} is {box}: expected Box(shape, low, high) with a tuple first")
+        if isinstance(given, Box) and not isinstance(given.shape, tuple):
+            raise InputError(f"{name}: {what} is {given}: expected Box(shape, low, high) with a tuple first")
     seen, key, space = env.observation_space.shape, jax.random.key(0), env.action_space
     start = traced(name, "reset", env.reset, key)
     if not (isinstance(start, tuple) and len(start) == 2):
