@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgjax.core import processes
-from pgjax.core.algorithm import Algorithm, Key, check_algorithm, not_kept
+from pgjax.core.algorithm import Algorithm, Key, not_kept
 from pgjax.core.devices import check_memory, count_devices
 from pgjax.core.errors import InputError
 from pgjax.core.metrics import is_absent, number
@@ -94,7 +94,7 @@ def run(
             checkpoint is a finite one.
         OSError: a file could not be written; what was written before stays readable.
     """
-    check_algorithm("run", algorithm)
+    check_single("run", algorithm)
     every = {} if checkpoint_every is None else {"checkpoint_every": checkpoint_every}
     if callback is not None and not callable(callback):
         raise InputError(f"run: callback = {callback!r} is not accepted: expected a function of the progress")
@@ -104,7 +104,6 @@ def run(
     check_seeds("run", seed, seeds or 1)
     check_sinks(sinks)
     count_devices(devices)
-    check_single("run", algorithm)
     if seeds is None:
         layout = env_layout(algorithm, devices, shards)
     elif shards > 1:
