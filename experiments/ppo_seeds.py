@@ -75,8 +75,11 @@ def plot(rows: dict[str, Any], out: Path) -> None:
         draw_band(left, curve["steps"], shown, "", color="tab:blue")
         left.set(title=f"PPO on {env_id}, {len(returns)} seeds", xlabel="environment steps")
         left.set_ylabel("return in training\n(interquartile mean, quartiles)")
-        right.hist(returns[np.isfinite(returns)], bins=30, color="tab:blue")
-        right.axvline(row["solved"]["threshold"], color="tab:red", linestyle=":", label="solved")
+        left.xaxis.set_major_formatter(pyplot().matplotlib.ticker.EngFormatter(sep=""))
+        threshold, known = row["solved"]["threshold"], returns[np.isfinite(returns)]
+        # From the threshold on where all are above it: of equal returns alone the bars would be lines.
+        right.hist(known, np.linspace(min(threshold, known.min()), max(threshold, known.max()), 31), color="tab:blue")
+        right.axvline(threshold, color="tab:red", linestyle=":", label="solved")
         right.set(title="after training", xlabel=f"evaluated return ({row['episodes']} episodes)", ylabel="seeds")
         right.legend(fontsize=8)
     figure.savefig(out / "ppo_seeds.png", dpi=100)
